@@ -1,0 +1,76 @@
+# Targets make what they need; CONTRIBUTING.md says what each is for.
+#   PYTHON       the interpreter that .venv is made with
+#   PYTEST_ARGS  further arguments for pytest (tests, matrix)
+#   MATRIX       the versions for the matrix
+
+PYTHON ?= python3
+PYTEST_ARGS ?=
+MATRIX ?= 3.10 3.11 3.12 3.13
+
+VENV := .venv
+RUN := $(VENV)/bin/python
+DEV := $(VENV)/.stamp-dev
+CLI := $(VENV)/.stamp-cli
+
+.PHONY: help style format types tests coverage docs examples check matrix demo build clean
+.DEFAULT_GOAL := help
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-10s %s\n", $$1, $$2}' Makefile
+
+check: style types coverage docs examples  ## everything a change must pass
+
+style: $(DEV)  ## linter and formatter, changing nothing
+	$(RUN) -m ruff check
+	$(RUN) -m ruff format --check
+
+format: $(DEV)  ## repair what linter and formatter can repair
+	$(RUN) -m ruff check --fix
+	$(RUN) -m ruff format
+
+types: $(DEV)  ## mypy, strict
+	$(RUN) -m mypy
+
+tests: $(DEV)  ## all tests
+	$(RUN) -m pytest $(PYTEST_ARGS)
+
+coverage: $(DEV)  ## the tests but the examples; every branch of _core must be taken
+	$(RUN) -m coverage run -m pytest -m "not examples" $(PYTEST_ARGS)
+	$(RUN) -m coverage report
+	$(RUN) -m coverage report --include='reasoning_sdk/_core/*' --fail-under=100
+
+docs: $(DEV)  ## the documentation, in docs/_build/html
+	$(RUN) -m sphinx -W -n -q --keep-going docs docs/_build/html
+
+examples: $(DEV)  ## run the files of examples/
+	$(RUN) -m pytest -m examples $(PYTEST_ARGS)
+
+matrix:  ## the tests on each Python found
+	PYTEST_ARGS='$(PYTEST_ARGS)' .ci/matrix $(MATRIX)
+
+demo: $(CLI)  ## stream a recorded response through the whole client
+	@$(RUN) -m reasoning_sdk demo
+
+build: $(DEV)  ## sdist and wheel, each tried in an empty environment
+	rm -rf build dist
+	$(RUN) -m build
+	$(RUN) tests/packaging/check_install.py dist
+
+clean:  ## remove what the targets made, .venv and .node apart
+	rm -rf build dist docs/_build .matrix .coverage .coverage.* *.egg-info
+	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path './.venv/*' -not -path './.node/*' -prune -exec rm -rf {} +
+
+# The dev environment is one for the demo too; the demo's own is smaller, and grows into the other.
+
+$(DEV): setup.cfg
+	@.ci/venv '$(PYTHON)' $(VENV)
+	@echo "installing reasoning_sdk[dev,docs] into $(VENV)"
+	@$(RUN) -m pip install -qq --editable '.[dev,docs]'
+	@touch $(CLI) $@
+
+$(CLI): setup.cfg
+	@.ci/venv '$(PYTHON)' $(VENV)
+	@echo "installing reasoning_sdk[cli] into $(VENV)"
+	@$(RUN) -m pip install -qq --editable '.[cli]'
+	@touch $@

@@ -1,0 +1,101 @@
+"""A response as HTML, for notebooks. No scripts; colours that suit light and dark pages."""
+
+import json
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+__all__ = ["response_html"]
+
+_MAX_RAW = 20_000
+_COLOURS = {
+    "completed": "#1a7f37",
+    "in_progress": "#0969da",
+    "queued": "#0969da",
+    "incomplete": "#9a6700",
+    "failed": "#cf222e",
+    "cancelled": "#6e7781",
+}
+_BADGE = "color:#fff;border-radius:0.6em;padding:0 0.6em;background:"
+_CARD = (
+    "border:1px solid rgba(128,128,128,0.4);border-radius:0.4em;padding:0.6em 0.8em;max-width:60em"
+)
+_FAINT = "opacity:0.65;font-size:90%"
+_TEXT = "white-space:pre-wrap;margin:0.5em 0"
+_CODE = "white-space:pre-wrap;font-family:monospace;font-size:90%;margin:0.5em 0"
+
+
+def response_html(
+    *,
+    status: str,
+    response_id: str | None = None,
+    model: str | None = None,
+    items: Sequence[Mapping[str, Any]] = (),
+    open_text: str = "",
+    usage: Mapping[str, Any] | None = None,
+    problem: str = "",
+    raw: Mapping[str, Any] | None = None,
+) -> str:
+    """Draw a response, finished or under way.
+
+    Args:
+        status: As in the Responses API.
+        response_id: Its id.
+        model: Its model.
+        items: Its finished output items.
+        open_text: Text that is in no finished item yet.
+        usage: The tokens used.
+        problem: What went wrong.
+        raw: The whole JSON object, to be unfolded.
+    """
+    about = [escape(part) for part in (model, response_id, _tokens(usage)) if part]
+    badge = f'<span style="{_BADGE}{_COLOURS.get(status, _COLOURS["cancelled"])}">'
+    parts = [
+        f"{badge}{escape(status)}</span> ",
+        f'<span style="{_FAINT}">{" · ".join(about)}</span>',
+    ]
+    parts += [_item(item) for item in items]
+    if open_text:
+        parts.append(f'<div style="{_TEXT}">{escape(open_text)}▌</div>')
+    if problem:
+        parts.append(f'<div style="{_TEXT};color:{_COLOURS["failed"]}">{escape(problem)}</div>')
+    if raw is not None:
+        text = json.dumps(raw, indent=2, ensure_ascii=False)
+        parts.append(_details("JSON", text if len(text) < _MAX_RAW else text[:_MAX_RAW] + "\n…"))
+    return f'<div style="{_CARD}">{"".join(parts)}</div>'
+
+
+def _tokens(usage: Mapping[str, Any] | None) -> str:
+    counts = [(usage or {}).get(name) for name in ("input_tokens", "output_tokens")]
+    return "" if None in counts else f"{counts[0]} → {counts[1]} tokens"
+
+
+def _item(item: Mapping[str, Any]) -> str:
+    kind = str(item.get("type", "item"))
+    if kind == "message":
+        return "".join(_content(part) for part in _parts(item, "content"))
+    if kind == "reasoning":
+        texts = [str(p.get("text", "")) for n in ("summary", "content") for p in _parts(item, n)]
+        return _details("reasoning", "\n\n".join(texts))
+    if "arguments" in item or "input" in item:
+        given = item.get("arguments", item.get("input"))
+        call = f"{item.get('name', kind)}({given})"
+        return f'<div style="{_CODE}">{escape(call)}</div>'
+    return _details(kind, json.dumps(dict(item), indent=2, ensure_ascii=False)[:_MAX_RAW])
+
+
+def _parts(item: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
+    parts = item.get(name)
+    return [part for part in parts if isinstance(part, dict)] if isinstance(parts, list) else []
+
+
+def _content(part: Mapping[str, Any]) -> str:
+    text = part.get("text") or part.get("refusal") or ""
+    return f'<div style="{_TEXT}">{escape(str(text))}</div>'
+
+
+def _details(summary: str, text: str) -> str:
+    return (
+        f'<details><summary style="{_FAINT}">{escape(summary)}</summary>'
+        f'<div style="{_CODE}">{escape(text)}</div></details>'
+    )

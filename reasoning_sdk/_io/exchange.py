@@ -1,0 +1,280 @@
+"""Connections of requests that one deadline bounds and any thread can cut.
+
+requests offers neither: its timeouts are per receive, and nothing but the thread that waits for an
+answer can stop waiting. So a :class:`Session` has urllib3 make connections that tell the current
+:class:`Exchange` which socket they use, and read it through one reader at the bottom, for headers
+and body alike, that keeps to the exchange's deadline. Its response reads all HTTP chunks that a
+receive has brought at once, where urllib3 takes them one by one.
+
+With urllib3-future in urllib3's place (niquests puts it there) the socket is known all the same,
+and the deadline holds per receive only.
+"""
+
+import http.client
+import io
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from typing import Any
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+__all__ = ["Exchange", "Session"]
+
+_BUFFER_SIZE = 64 * 1024
+_current: "ContextVar[Exchange | None]" = ContextVar("current exchange", default=None)
+
+
+class Exchange:
+    """One request and its answer: the socket they use, and until when. Safe to use from any thread.
+
+    Args:
+        timeout: Seconds from now until whatever it does times out; ``None`` is never.
+    """
+
+    def __init__(self, timeout: float | None) -> None:
+        self._aborted = False
+        self._deadline = _from_now(timeout)
+        self._socket: Any = None
+        self._lock = threading.RLock()  # reentrant: a signal handler may close what it interrupts
+
+    @property
+    def aborted(self) -> bool:
+        """Whether :meth:`abort` was called."""
+        return self._aborted
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        """Have the connections that this thread uses in here tell this exchange."""
+        token = _current.set(self)
+        try:
+            yield
+        finally:
+            _current.reset(token)
+
+    def attach(self, sock: Any) -> None:
+        """Take note of the socket in use; ``None`` when another exchange uses it now."""
+        with self._lock:
+            self._socket = sock
+            if self._aborted:
+                self._shut_down()
+
+    def attach_answer(self, raw: Any) -> None:
+        """Take note of the socket of an answer whose connection is not one of ours."""
+        if self._socket is None:
+            self.attach(_socket_of(raw))
+
+    def remaining(self) -> float | None:
+        """Seconds until the deadline; ``None`` when there is none.
+
+        Raises:
+            TimeoutError: It has passed.
+        """
+        if self._deadline is None:
+            return None
+        remaining = self._deadline - time.monotonic()
+        if remaining <= 0:
+            raise TimeoutError("timed out")
+        return remaining
+
+    @property
+    def receive_timeout(self) -> float | None:
+        """The seconds that the socket's own timeout gives a receive."""
+        timeout: float | None = None if self._socket is None else self._socket.gettimeout()
+        return timeout
+
+    def extend(self, timeout: float | None) -> None:
+        """Set another deadline, so many seconds from now."""
+        self._deadline = _from_now(timeout)
+
+    def arm(self) -> None:
+        """Have the socket's next receive end at the deadline, whoever reads it."""
+        if self._socket is not None:
+            self._socket.settimeout(self.remaining())
+
+    def abort(self) -> None:
+        """Shut the socket down, which wakes whoever waits for it."""
+        with self._lock:
+            self._aborted = True
+            self._shut_down()
+
+    def _shut_down(self) -> None:
+        sock = getattr(self._socket, "socket", self._socket)  # TLS in TLS wraps one
+        if sock is None:
+            return
+        # An SSLSocket's own shutdown would have a reader in another thread go on without TLS.
+        shutdown = (
+            socket.socket.shutdown if isinstance(sock, socket.socket) else type(sock).shutdown
+        )
+        with suppress(OSError):  # it is closed or was never connected: nobody waits
+            shutdown(sock, socket.SHUT_RDWR)
+
+
+def _from_now(timeout: float | None) -> float | None:
+    return None if timeout is None else time.monotonic() + timeout
+
+
+def _socket_of(raw: Any) -> Any:
+    """The socket behind a urllib3 response, where it can be found."""
+    body = getattr(raw, "_fp", None)
+    for owner, name in (
+        (getattr(raw, "_connection", None), "sock"),
+        (getattr(raw, "connection", None), "sock"),
+        (getattr(getattr(getattr(body, "fp", None), "raw", None), "_sock", None), ""),
+        (body, "_sock"),
+    ):
+        sock = getattr(owner, name, None) if name else owner
+        if sock is not None:
+            return sock
+    return None
+
+
+class _Reader(io.RawIOBase):
+    """The bottom of an answer: receives within the deadline of its exchange."""
+
+    def __init__(self, raw: Any, sock: Any, exchange: Exchange) -> None:
+        self._raw = raw
+        self._socket = sock
+        self._exchange = exchange
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        self._socket.settimeout(self._exchange.remaining())
+        received: int | None = self._raw.readinto(buffer)
+        return received
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _Response(http.client.HTTPResponse):
+    """An answer over :class:`_Reader` that reads HTTP chunks in batches."""
+
+    def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
+        exchange = _current.get()
+        if exchange is not None:
+            reader = _Reader(self.fp.detach(), sock, exchange)
+            self.fp = io.BufferedReader(reader, _BUFFER_SIZE)
+
+    def read1(self, n: int = -1) -> bytes:
+        if not self.chunked or self.fp is None:
+            return super().read1(n)
+        while True:
+            buffered = self.fp.peek()
+            if not buffered:
+                self._close_conn()  # type: ignore[attr-defined]
+                raise http.client.IncompleteRead(b"")
+            payload, used, self.chunk_left = _split_chunks(buffered, self.chunk_left)
+            self.fp.read(used)
+            if payload:
+                return payload
+            if self._get_chunk_left() is None:  # type: ignore[attr-defined]
+                return b""
+
+
+def _split_chunks(buffered: bytes, left: int | None) -> tuple[bytes, int, int | None]:
+    """Take the payload out of the HTTP chunks that are there.
+
+    Args:
+        buffered: What was received.
+        left: How much of the chunk at its beginning is left; ``None`` before the first.
+
+    Returns:
+        The payload, how much of ``buffered`` it took, and what is left of the last chunk. Without
+        payload, what comes next is the end of a chunk, or the size of one, and not complete.
+    """
+    parts, position, end = [], 0, len(buffered)
+    while True:
+        if left:
+            part = buffered[position : position + left]
+            parts.append(part)
+            position += len(part)
+            left -= len(part)
+        start = position if left is None else position + 2  # a line end follows the payload
+        line_end = buffered.find(b"\n", start)
+        if left or start > end or line_end < 0:
+            break
+        try:
+            size = int(buffered[start:line_end].partition(b";")[0], 16)
+        except ValueError:
+            break  # the reader of single chunks says what is wrong
+        if size <= 0:
+            break  # the same ends the body
+        position, left = line_end + 1, size
+    return b"".join(parts), position, left
+
+
+class _Connection:
+    """What our connections do beside urllib3's: tell the current exchange."""
+
+    sock: Any
+    _exchange: Exchange | None = None
+
+    def connect(self) -> None:
+        super().connect()  # type: ignore[misc]
+        self._tell()
+
+    def request(self, *args: Any, **kwargs: Any) -> Any:
+        if self._exchange is not None:
+            self._exchange.attach(None)
+        self._tell()
+        return super().request(*args, **kwargs)  # type: ignore[misc]
+
+    def _tell(self) -> None:
+        self._exchange = _current.get()
+        if self._exchange is not None and self.sock is not None:
+            self._exchange.attach(self.sock)
+
+
+class _HTTPConnection(_Connection, HTTPConnection):
+    response_class = _Response
+
+
+class _HTTPSConnection(_Connection, HTTPSConnection):
+    response_class = _Response
+
+
+class _HTTPConnectionPool(HTTPConnectionPool):
+    ConnectionCls = _HTTPConnection
+
+
+class _HTTPSConnectionPool(HTTPSConnectionPool):
+    ConnectionCls = _HTTPSConnection
+
+
+class _Adapter(HTTPAdapter):
+    """requests' adapter with our connections, direct and through proxies."""
+
+    _POOLS = {"http": _HTTPConnectionPool, "https": _HTTPSConnectionPool}  # noqa: RUF012
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = self._POOLS
+
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
+        manager = super().proxy_manager_for(proxy, **kwargs)
+        if not proxy.lower().startswith("socks"):  # whose connections are PySocks'
+            manager.pool_classes_by_scheme = self._POOLS
+        return manager
+
+
+class Session(requests.Session):
+    """A session whose requests an :class:`Exchange` bounds, and that follows no redirect."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for prefix in ("http://", "https://"):
+            self.mount(prefix, _Adapter())
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """None: requests would read the whole body of a redirect to know the next request."""

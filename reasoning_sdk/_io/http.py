@@ -1,0 +1,575 @@
+"""The one way out over HTTP: requests, with retries, deadlines, our errors, and a way to stop."""
+
+import logging
+import os
+import re
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from types import TracebackType
+from typing import Any, TypeVar
+from urllib.parse import urljoin, urlsplit
+from weakref import WeakSet
+
+import attrs
+import requests
+from requests.structures import CaseInsensitiveDict
+from urllib3.util.response import is_fp_closed
+
+from reasoning_sdk._io.clock import SYSTEM_CLOCK, Clock
+from reasoning_sdk._io.exchange import Exchange, Session
+from reasoning_sdk._io.translate import FOREIGN, beginning, origin, status_error, translate
+from reasoning_sdk.encoding import parse_json
+from reasoning_sdk.errors import (
+    APIStatusError,
+    ConfigurationError,
+    ProtocolError,
+    ReasoningError,
+    StateError,
+    TransportError,
+)
+from reasoning_sdk.retry import Retries, RetryPolicy
+
+__all__ = [
+    "RETRIED_STATUSES",
+    "Answer",
+    "HTTPStream",
+    "HTTPTransport",
+    "check_event_stream",
+    "check_headers",
+    "check_seconds",
+    "check_url",
+    "is_passing",
+]
+
+log = logging.getLogger("reasoning_sdk.http")
+
+_T = TypeVar("_T")
+_READ_SIZE = 64 * 1024
+_MAX_REDIRECTS = 10
+_MAX_ERROR_BODY = 1024 * 1024
+_ERROR_BODY_SECONDS = 10.0
+_MAX_REST = 64 * 1024
+_MAX_SHOWN = 4096
+_SHOWN_SECONDS = 5.0
+RETRIED_STATUSES = frozenset({408, 429})
+
+# What goes along with a redirect to another origin. Whatever else there is may be a credential.
+_HARMLESS_HEADERS = frozenset(
+    {
+        "accept",
+        "accept-encoding",
+        "connection",
+        "content-length",
+        "content-type",
+        "idempotency-key",
+        "user-agent",
+    }
+)
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_VALUE = re.compile(r"([\x21-\x7e\x80-\xff]([\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?")
+_SECRET = re.compile(r"authorization|cookie|key|token|secret|signature|password", re.IGNORECASE)
+
+
+def check_headers(headers: Mapping[Any, Any]) -> dict[str, str]:
+    """Headers that HTTP allows.
+
+    Raises:
+        ConfigurationError: One that HTTP does not allow; the message does not tell its value.
+    """
+    for name, value in headers.items():
+        if not (isinstance(name, str) and _NAME.fullmatch(name)):
+            raise ConfigurationError(f"{name!r} cannot be the name of a header")
+        if not (isinstance(value, str) and _VALUE.fullmatch(value)):
+            raise ConfigurationError(
+                f"the value of header {name} has characters that HTTP does not allow there"
+                if isinstance(value, str)
+                else f"the value of header {name} must be a str, got a {type(value).__name__}"
+            )
+    return dict(headers)
+
+
+def check_seconds(name: str, value: Any) -> None:
+    """Let a timeout pass if it is a positive number of seconds or ``None``.
+
+    Raises:
+        ConfigurationError: It is neither.
+    """
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if value is not None and not (number and value > 0):
+        raise ConfigurationError(f"{name} must be > 0 seconds or None, got {value!r}")
+
+
+def check_url(name: str, url: Any, *, with_query: bool = False) -> str:
+    """An ``http`` or ``https`` URL without credentials and final slash, and mostly without query.
+
+    Raises:
+        ConfigurationError: It is not one.
+    """
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except (AttributeError, TypeError, ValueError):
+        usable = False
+    if not usable:
+        shown = repr(url) if isinstance(url, str) and "@" not in url else "something else"
+        raise ConfigurationError(f"{name} must be an http or https URL, got {shown}")
+    if parts.username is not None or parts.fragment:
+        raise ConfigurationError(f"{name} must have no user, password or fragment")
+    if with_query:
+        return str(url)
+    if parts.query:
+        raise ConfigurationError(f"{name} must have no query")
+    return str(url).rstrip("/")
+
+
+def is_passing(error: ReasoningError, statuses: frozenset[int] = RETRIED_STATUSES) -> bool:
+    """Whether an attempt that failed like this is made again, here or at the next attempt.
+
+    Args:
+        error: What it failed with.
+        statuses: The statuses below 500 that are.
+    """
+    if isinstance(error, APIStatusError):
+        return error.status_code >= 500 or error.status_code in statuses
+    return error.retryable
+
+
+def check_event_stream(stream: "HTTPStream") -> None:
+    """Let an answer pass that is an event stream; close any other.
+
+    Raises:
+        ProtocolError: It is something else; the message shows its content type and beginning.
+    """
+    kind = stream.headers.get("content-type", "")
+    if kind.partition(";")[0].strip().lower() != "text/event-stream":
+        shown = beginning(stream.read_beginning(_MAX_SHOWN, _SHOWN_SECONDS))
+        raise ProtocolError(
+            f"answer is no event stream: status {stream.status}, "
+            f"content type {kind or 'missing'}, body {shown}"
+        )
+
+
+@attrs.frozen(kw_only=True)
+class Answer:
+    """A whole answer.
+
+    Args:
+        status: The HTTP status, a success.
+        headers: The headers, names in lower case.
+        body: The body, its content coding undone.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        """The body read as JSON, ``None`` when it is empty.
+
+        Raises:
+            ProtocolError: The body is not JSON.
+        """
+        if not self.body:
+            return None
+        try:
+            return parse_json(self.body)
+        except ValueError as exc:
+            kind = self.headers.get("content-type", "no content type")
+            raise ProtocolError(f"answer is not JSON but {kind}: {beginning(self.body)}") from exc
+
+
+class HTTPTransport:
+    """Requests to one service. Safe to use from any thread.
+
+    Sessions are checked out of a stack, one for each request that is being made, and put back when
+    its answer has begun: no two threads use one at a time, and threads that come and go (one for a
+    request, as in many web servers) still find the connections that others have left open.
+
+    Args:
+        authenticate: Gives the headers that authenticate, for each attempt anew.
+        headers: Headers of every request.
+        timeout: Seconds for an attempt: until a streamed answer begins, or a whole one ends.
+        connect_timeout: Seconds of these for the connection.
+        retry: When to try again.
+        retried_statuses: Statuses below 500 that are tried again.
+        session: The caller's own session, used as it is, in place of ours.
+        clock: Time.
+
+    Raises:
+        ConfigurationError: A header that HTTP does not allow, or a timeout that is not positive.
+    """
+
+    def __init__(
+        self,
+        *,
+        authenticate: Callable[[], Mapping[str, str]] = dict,
+        headers: Mapping[str, str] | None = None,
+        timeout: float | None = 30.0,
+        connect_timeout: float | None = 5.0,
+        retry: RetryPolicy | None = None,
+        retried_statuses: frozenset[int] = RETRIED_STATUSES,
+        session: requests.Session | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        check_seconds("timeout", timeout)
+        check_seconds("connect_timeout", connect_timeout)
+        self._authenticate = authenticate
+        self._headers = check_headers(headers or {})
+        self._timeout = timeout
+        self._connect_timeout = connect_timeout
+        self._retry = retry or RetryPolicy()
+        self._retried_statuses = retried_statuses
+        self._given_session = session
+        self._clock = clock
+        self._closed = threading.Event()
+        self._exchanges: WeakSet[Exchange] = WeakSet()
+        self._streams: WeakSet[HTTPStream] = WeakSet()
+        self._idle: deque[requests.Session] = deque()
+        self._pid = os.getpid()
+
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` was called."""
+        return self._closed.is_set()
+
+    def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        params: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        max_size: int = 64 * 1024 * 1024,
+    ) -> Answer:
+        """Make a request and read its whole answer.
+
+        A POST is not made again once an answer has begun: the service has done the work, and to
+        have it done twice is for the caller to decide.
+
+        Args:
+            method: The HTTP method.
+            url: The address.
+            body: What to send.
+            headers: More headers.
+            params: The query.
+            timeout: Seconds for an attempt, in place of the transport's.
+            max_size: The most bytes that the answer's body may have.
+
+        Raises:
+            APIStatusError: The service answered with an error.
+            TransportError: It did not answer, when retries were used up.
+            ProtocolError: Its answer cannot be read, or is larger than ``max_size``.
+            StateError: The transport is closed.
+        """
+
+        def begin() -> HTTPStream:
+            return self._open(method, url, body, headers, params, timeout)
+
+        if method == "POST":
+            return self._with_retries(begin).read_all(max_size)
+        return self._with_retries(lambda: begin().read_all(max_size))
+
+    def stream(
+        self,
+        method: str,
+        url: str,
+        *,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        params: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        retry: bool = True,
+    ) -> "HTTPStream":
+        """Make a request and give its answer when the headers are in.
+
+        Args:
+            method: The HTTP method.
+            url: The address.
+            body: What to send.
+            headers: More headers.
+            params: The query.
+            timeout: Seconds until the headers are in, in place of the transport's.
+            retry: Whether a failed attempt is made again.
+
+        Raises:
+            APIStatusError: The service answered with an error.
+            TransportError: It did not answer, when retries were used up.
+            ProtocolError: What it answered is not HTTP.
+            StateError: The transport is closed.
+        """
+
+        def begin() -> HTTPStream:
+            return self._open(method, url, body, headers, params, timeout)
+
+        return self._with_retries(begin) if retry else begin()
+
+    def wait(self, seconds: float) -> None:
+        """Wait, as before a retry. :meth:`close` ends it.
+
+        Raises:
+            StateError: The transport is closed.
+        """
+        if self._clock.wait(self._closed, seconds):
+            raise StateError("the client was closed")
+
+    def close(self) -> None:
+        """End everything that is under way, in whatever thread. Safe to call from any thread."""
+        self._closed.set()
+        for stream in list(self._streams):
+            stream.close()
+        for exchange in list(self._exchanges):
+            exchange.abort()
+        with suppress(IndexError):  # it is empty, perhaps since just now
+            while True:
+                self._idle.pop().close()
+
+    def _with_retries(self, attempt: Callable[[], _T]) -> _T:
+        retries = Retries(self._retry, self._clock.monotonic())
+        while True:
+            try:
+                return attempt()
+            except (TransportError, APIStatusError) as exc:
+                if not is_passing(exc, self._retried_statuses):
+                    raise
+                asked = getattr(exc, "retry_after", None)
+                delay = retries.next_delay(self._clock.monotonic(), asked)
+                if delay is None:
+                    raise
+                log.info("retry %d in %.3g s: %s", retries.attempts, delay, exc)
+            self.wait(delay)
+
+    def _open(
+        self,
+        method: str,
+        url: str,
+        body: bytes | None,
+        headers: Mapping[str, str] | None,
+        params: Mapping[str, str] | None,
+        timeout: float | None,
+    ) -> "HTTPStream":
+        """One attempt: the answer's headers, after redirects."""
+        exchange = Exchange(self._timeout if timeout is None else timeout)
+        sent = CaseInsensitiveDict(self._headers)
+        sent.update(check_headers(headers or {}))
+        sent.update(check_headers(self._authenticate()))
+        request = requests.Request(method, url, headers=sent, data=body, params=params)
+        if "Authorization" in sent:
+            request.auth = _leave_headers
+        stream = self._follow(request, exchange)
+        if 200 <= stream.status < 300:
+            return stream
+        error_body = stream.read_beginning(_MAX_ERROR_BODY, _ERROR_BODY_SECONDS)
+        secrets = [value for name, value in sent.items() if _SECRET.search(name)]
+        now = self._clock.time()
+        raise status_error(stream.status, stream.headers, error_body, secrets, now)
+
+    @contextmanager
+    def _session(self) -> Iterator[requests.Session]:
+        if self._given_session is not None:
+            yield self._given_session
+            return
+        if self._pid != os.getpid():  # after a fork: these sessions' sockets are the parent's
+            self._pid, self._idle = os.getpid(), deque()
+        try:
+            session = self._idle.pop()
+        except IndexError:
+            session = Session()
+        try:
+            yield session
+        finally:
+            self._idle.append(session)
+            if self.closed:
+                session.close()
+
+    def _follow(self, request: requests.Request, exchange: Exchange) -> "HTTPStream":
+        """Send a request, and again to where it is redirected; credentials stay at home."""
+        home = origin(request.url)
+        self._exchanges.add(exchange)
+        try:
+            for _ in range(_MAX_REDIRECTS):
+                with self._session() as session:
+                    stream = self._send(session, request, exchange, home)
+                target = _redirect_target(request, stream)
+                if target is None:
+                    self._streams.add(stream)
+                    return stream
+                stream.close()
+                log.debug("redirected to %s", origin(target))
+                request.url, request.params = target, {}
+        finally:
+            self._exchanges.discard(exchange)
+        raise ProtocolError(f"more than {_MAX_REDIRECTS} redirects from {home}")
+
+    def _send(
+        self, session: requests.Session, request: requests.Request, exchange: Exchange, home: str
+    ) -> "HTTPStream":
+        where = origin(request.url)
+        if self.closed:
+            raise StateError("the client is closed")
+        try:
+            remaining = exchange.remaining()
+            prepared = session.prepare_request(request)
+            if where != home:
+                for name in [n for n in prepared.headers if n.lower() not in _HARMLESS_HEADERS]:
+                    del prepared.headers[name]
+            settings = session.merge_environment_settings(prepared.url, {}, True, None, None)
+            connect = min((s for s in (self._connect_timeout, remaining) if s), default=None)
+            with exchange.current():
+                response = session.send(
+                    prepared, allow_redirects=False, timeout=(connect, remaining), **settings
+                )
+        except FOREIGN as exc:
+            if self.closed:
+                raise StateError("the client was closed") from exc
+            raise translate(exc, where) from exc
+        return HTTPStream(response, exchange, where)
+
+
+def _leave_headers(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """An ``auth`` that keeps requests from putting a netrc file's in place of our own header."""
+    return request
+
+
+def _redirect_target(request: requests.Request, stream: "HTTPStream") -> str | None:
+    """Where to send a request again; ``None`` when its answer is what there is."""
+    location = stream.headers.get("location")
+    followed = {307, 308} | ({301, 302, 303} if request.method in ("GET", "HEAD") else set())
+    if location is None or stream.status not in followed:
+        return None
+    target: str = urljoin(request.url, location)
+    scheme = urlsplit(target).scheme
+    if scheme not in ("http", "https") or (scheme == "http" and request.url.startswith("https:")):
+        return None
+    return target
+
+
+class HTTPStream:
+    """An answer whose body is still to be read. One thread at a time reads; any may close.
+
+    Attributes:
+        status: The HTTP status.
+        headers: The headers, names in lower case.
+    """
+
+    def __init__(self, response: requests.Response, exchange: Exchange, where: str) -> None:
+        self.status = response.status_code
+        self.headers = {name.lower(): value for name, value in response.headers.items()}
+        self._response = response
+        self._exchange = exchange
+        self._where = where
+        self._reading = threading.Lock()
+        self._closed = False
+        self._ended = False
+        exchange.attach_answer(response.raw)
+
+    def __enter__(self) -> "HTTPStream":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @classmethod
+    def over(cls, response: requests.Response) -> "HTTPStream":
+        """The body of a response that somebody else has asked for, with its own timeout."""
+        return cls(response, Exchange(None), origin(response.url))
+
+    def __iter__(self) -> Iterator[bytes]:
+        seconds = self._exchange.receive_timeout
+        self.allow(seconds)
+        while data := self.read():
+            yield data
+            self.allow(seconds)
+
+    def allow(self, seconds: float | None) -> None:
+        """Have the reads from now on end so many seconds from now; ``None`` is no limit."""
+        self._exchange.extend(seconds)
+
+    def read(self) -> bytes:
+        """Wait for the next bytes; none at the end, and when the stream was closed.
+
+        Raises:
+            RequestTimeoutError: None came in time.
+            ConnectionLostError: The body was cut off.
+            ProtocolError: Its content coding is broken.
+        """
+        with self._reading:
+            try:
+                data = self._receive()
+            except FOREIGN as exc:
+                self._end()
+                if self._closed:
+                    return b""
+                raise translate(exc, self._where) from exc
+            except BaseException:  # the user's Ctrl-C, above all
+                self._end()
+                raise
+            if self._closed or not data:
+                self._end()
+                return b""
+            return data
+
+    def _receive(self) -> bytes:
+        raw = self._response.raw
+        while not self._ended:
+            self._exchange.arm()
+            data: bytes = raw.read1(_READ_SIZE, decode_content=True)
+            if data or is_fp_closed(raw._fp):  # with urllib3-future none can mean: not yet
+                return data
+        return b""
+
+    def _end(self) -> None:
+        self._ended = True
+        self._response.close()
+
+    def read_all(self, max_size: int) -> Answer:
+        """Read the body to its end.
+
+        Raises:
+            TransportError: It did not come whole, or not in time.
+            ProtocolError: It is larger than ``max_size`` bytes, or broken.
+            StateError: The stream was closed meanwhile.
+        """
+        with self:
+            parts, size = [], 0
+            while data := self.read():
+                size += len(data)
+                if size > max_size:
+                    raise ProtocolError(f"answer is larger than {max_size} bytes")
+                parts.append(data)
+            if self._closed:
+                raise StateError("the client was closed")
+            return Answer(status=self.status, headers=self.headers, body=b"".join(parts))
+
+    def read_beginning(self, size: int, seconds: float) -> bytes:
+        """Read what comes of the body in so many bytes and seconds, and close."""
+        self.allow(seconds)
+        content = b""
+        with self, suppress(TransportError, ProtocolError):
+            while len(content) < size and (data := self.read()):
+                content += data
+        return content[:size]
+
+    def read_rest(self, seconds: float) -> None:
+        """Give the body a chance to end, so that its connection can be used again; then close."""
+        self.read_beginning(_MAX_REST, seconds)
+
+    def close(self) -> None:
+        """Stop, and wake whoever reads. Safe to call from any thread, and more than once."""
+        self._closed = True
+        if self._ended:
+            return  # its connection may serve another request by now
+        self._exchange.abort()
+        if self._reading.acquire(blocking=False):  # else the thread that reads sees to the rest
+            try:
+                self._end()
+            finally:
+                self._reading.release()
