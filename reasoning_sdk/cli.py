@@ -1,0 +1,239 @@
+"""The command line."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Annotated, Any, Protocol
+
+import typer
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.text import Text
+
+from reasoning_sdk._version import __version__
+from reasoning_sdk.errors import ConfigurationError, ReasoningError, ResponseError
+from reasoning_sdk.events import ResponseEvent
+from reasoning_sdk.responses import ResponsesClient, ResponseStream
+
+__all__ = ["app"]
+
+DELTA = "response.output_text.delta"
+DEMO_PROMPT = "Explain server-sent events in a few sentences."
+DEMO_MODEL = "gpt-5-mini"
+DEMO_PACE = 0.03
+
+FAILED, USAGE, NOT_COMPLETED, INTERRUPTED, BROKEN_PIPE = 1, 2, 3, 130, 141
+EXIT_CODES = (
+    "Exit codes: 0 the response is complete; 1 the service could not be asked; 2 wrong usage or "
+    "configuration; 3 the response failed, is incomplete or was cut off; 130 interrupted; "
+    "141 nobody reads the output."
+)
+
+app = typer.Typer(
+    help="Stream responses of reasoning services.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,  # they would show the values of variables
+)
+
+Model = Annotated[str | None, typer.Option(envvar="OPENAI_MODEL", help="The model.")]
+BaseURL = Annotated[
+    str | None,
+    typer.Option(envvar="OPENAI_BASE_URL", help="Where the API is, up to /v1.", metavar="URL"),
+]
+AsJSON = Annotated[bool, typer.Option("--json", help="Print each event as a line of JSON.")]
+
+
+@app.command(epilog=EXIT_CODES)
+def demo(base_url: BaseURL = None, model: Model = None, as_json: AsJSON = False) -> None:
+    """Stream a response to look at: a recorded one, without --base-url or OPENAI_BASE_URL."""
+    with _exit_codes(), _demo_client(base_url, model) as client:
+        _show(client.stream(DEMO_PROMPT), as_json, pace=0 if base_url else DEMO_PACE)
+
+
+@app.command(epilog=EXIT_CODES)
+def stream(
+    text: Annotated[str, typer.Argument(help="What to ask; - reads it from standard input.")],
+    model: Model = None,
+    base_url: BaseURL = None,
+    instructions: Annotated[str | None, typer.Option(help="The system's message.")] = None,
+    as_json: AsJSON = False,
+) -> None:
+    """Ask a server and print the answer as it arrives. The key is taken from OPENAI_API_KEY."""
+    with _exit_codes():
+        question = sys.stdin.read() if text == "-" else text
+        with _client(base_url, model) as client:
+            _show(client.stream(question, instructions=instructions), as_json)
+
+
+@app.command(epilog=EXIT_CODES)
+def replay(
+    file: Annotated[Path, typer.Argument(help="A recording: one SSE field line a line.")],
+    as_json: AsJSON = False,
+) -> None:
+    """Show a recorded stream as if it came from a server."""
+    with _exit_codes(), ResponsesClient(fixture=file) as client:
+        _show(client.stream(None), as_json)
+
+
+@app.command()
+def version() -> None:
+    """Print the versions of this package and of what it runs on."""
+    print(f"reasoning_sdk {__version__}")
+    print(f"Python {platform.python_version()} ({platform.python_implementation()})")
+    for name in ("requests", "urllib3", "websocket-client", "sseclient-py", "attrs", "backoff"):
+        print(f"{name} {importlib.metadata.version(name)}")
+    try:
+        print(f"msgspec {importlib.metadata.version('msgspec')}")
+    except importlib.metadata.PackageNotFoundError:
+        print("msgspec not installed (the extra `speed`)")
+
+
+@contextmanager
+def _exit_codes() -> Iterator[None]:
+    """Turn errors into a line on standard error and an exit code."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # What is still in the buffer has nowhere to go; Python would complain of it at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(BROKEN_PIPE) from None
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
+    except ConfigurationError as exc:
+        _complain(exc)
+        raise typer.Exit(USAGE) from exc
+    except ReasoningError as exc:
+        _complain(exc)
+        arrived = isinstance(exc, ResponseError) or exc.response_id is not None
+        raise typer.Exit(NOT_COMPLETED if arrived else FAILED) from exc
+
+
+def _complain(error: ReasoningError) -> None:
+    Console(stderr=True, highlight=False).print(f"[red]error[/]: {error}", soft_wrap=True)
+
+
+def _client(base_url: str | None, model: str | None) -> ResponsesClient:
+    # A server of one's own mostly wants no key; OpenAI's own has to get one.
+    key = os.environ.get("OPENAI_API_KEY", "" if base_url else None)
+    return ResponsesClient(model, base_url=base_url, api_key=key)
+
+
+@contextmanager
+def _demo_client(base_url: str | None, model: str | None) -> Iterator[ResponsesClient]:
+    if base_url:
+        with _client(base_url, model or DEMO_MODEL) as client:
+            yield client
+    else:
+        recording = files("reasoning_sdk") / "data" / "demo.sse"
+        with as_file(recording) as path, ResponsesClient(fixture=path) as client:
+            yield client
+
+
+class _View(Protocol):
+    """Shows a stream's events as they come."""
+
+    def show(self, event: ResponseEvent) -> None: ...
+
+
+def _show(stream: ResponseStream, as_json: bool, pace: float = 0) -> None:
+    """Show a stream: as a live view on a terminal, else as plain text."""
+    console = Console()
+    view: AbstractContextManager[_View]
+    if console.is_terminal and not as_json:
+        view = _LiveView(stream, console)
+    else:
+        view, pace = nullcontext(_JSONLines() if as_json else _PlainText()), 0
+    pause = threading.Event()
+    with stream, view as shown:
+        for event in stream:
+            shown.show(event)
+            if event.type == DELTA:
+                pause.wait(pace)
+
+
+class _JSONLines:
+    def show(self, event: ResponseEvent) -> None:
+        print(json.dumps(event.data, ensure_ascii=False), flush=True)
+
+
+class _PlainText:
+    """The text as it arrives, each message and each call on lines of its own."""
+
+    def __init__(self) -> None:
+        self._in_line = False
+
+    def show(self, event: ResponseEvent) -> None:
+        if event.type == DELTA:
+            delta = str(event.data.get("delta") or "")
+            print(delta, end="", flush=True)
+            self._in_line = not delta.endswith("\n") if delta else self._in_line
+        elif event.type == "response.output_item.done":
+            item = event.data.get("item")
+            if self._in_line:
+                print(flush=True)
+                self._in_line = False
+            if isinstance(item, dict) and item.get("type") != "message":
+                print(_describe(item), flush=True)
+
+
+class _LiveView:
+    """A panel that grows with the response; its end stays on the screen."""
+
+    def __init__(self, stream: ResponseStream, console: Console) -> None:
+        self._stream = stream
+        self._console = console
+        self._began_at = time.monotonic()
+        self._live = Live(console=console, refresh_per_second=12, transient=True)
+
+    def __enter__(self) -> "_LiveView":
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+        self._console.print(self._panel(max_lines=None))
+
+    def show(self, event: ResponseEvent) -> None:
+        self._live.update(self._panel(max_lines=max(self._console.height - 6, 3)))
+
+    def _panel(self, max_lines: int | None) -> RenderableType:
+        stream = self._stream
+        calls = [_describe(i) for i in stream.items if i.get("type") != "message"]
+        text = Text(stream.text)
+        if max_lines is not None:
+            text = Text("\n").join(text.wrap(self._console, self._console.width - 4)[-max_lines:])
+        seconds = time.monotonic() - self._began_at
+        return Panel(
+            Group(*(Text(call, style="dim") for call in calls), text),
+            title=stream.response_id or "waiting",
+            subtitle=f"{_tokens(stream.usage)}{seconds:.1f} s",
+            border_style="blue" if stream.usage is None else "green",
+        )
+
+
+def _describe(item: dict[str, Any]) -> str:
+    """An output item that is no message, in a line."""
+    kind = item.get("type")
+    if "arguments" in item:
+        return f"{kind}: {item.get('name')}({item['arguments']})"
+    return f"{kind}: {item.get('id', '')}"
+
+
+def _tokens(usage: dict[str, Any] | None) -> str:
+    counts = usage or {}
+    if counts.get("output_tokens") is None:
+        return ""
+    return f"{counts.get('input_tokens')} → {counts['output_tokens']} tokens · "
