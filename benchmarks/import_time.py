@@ -1,14 +1,17 @@
 """What `import reasoning_sdk` adds to the import of the five packages it stands on.
 
-Each run is a fresh interpreter, the two kinds taking turns; the figures are medians of CPU time.
-Exits with 1 when the package adds more than the limit:
+Each run is a fresh interpreter. Beside being a part of ``python -m benchmarks`` this runs by
+itself, without any peer, and exits with 1 when the package adds more than the limit:
 
-    python benchmarks/import_time.py [RUNS]
+    python -m benchmarks.import_time [RUNS]
 """
 
 import statistics
 import subprocess
 import sys
+from functools import partial
+
+from benchmarks.harness import Candidate, Comparison, Result
 
 FIVE = "import attrs, backoff, requests, sseclient, websocket"
 OURS = "import reasoning_sdk"
@@ -31,6 +34,30 @@ def milliseconds(statement: str) -> float:
         check=True,
     )
     return float(done.stdout)
+
+
+def imports(statement: str) -> Result:
+    """One fresh interpreter, as a candidate."""
+    return Result(0, None, milliseconds(statement) / 1e3)
+
+
+def comparisons() -> list[Comparison]:
+    """The figure of this file."""
+    ours, five = (
+        Candidate(name=name, run=imports, given=partial(str, statement), count=0, last=None)
+        for name, statement in (("ours", OURS), ("the five it needs", FIVE))
+    )
+    return [
+        Comparison(
+            what="`import reasoning_sdk`",
+            ours=ours,
+            others=[five],
+            at_most=LIMIT,
+            judge=[five.name],
+            unit=(1e3, "ms"),
+            by_difference=True,
+        )
+    ]
 
 
 def main(runs: int) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 from urllib.parse import quote
-from weakref import WeakSet
+from weakref import WeakValueDictionary
 
 import requests
 
@@ -116,7 +116,7 @@ class ResponsesClient:
                 "no API key: give api_key (or api_key='' for a server that wants none), "
                 "or set OPENAI_API_KEY"
             )
-        self._streams: WeakSet[ResponseStream] = WeakSet()
+        self._streams: WeakValueDictionary[int, ResponseStream] = WeakValueDictionary()
         self._transport = HTTPTransport(
             authenticate=self._authentication,
             headers={"User-Agent": f"reasoning-sdk/{__version__}", **headers},
@@ -147,8 +147,9 @@ class ResponsesClient:
 
     def close(self) -> None:
         """End all requests and streams, in whatever thread. Safe to call from any thread."""
-        for stream in list(self._streams):
-            stream.close()
+        for stream in self._streams.valuerefs():
+            if (alive := stream()) is not None:
+                alive.close()
         self._transport.close()
 
     def stream(
@@ -356,7 +357,7 @@ class ResponsesClient:
             retry=self._retry,
             reopen=self._reopen if resumable else None,
         )
-        self._streams.add(stream)
+        self._streams[id(stream)] = stream
         return stream
 
     def _reopen(

@@ -141,17 +141,17 @@ class ResponseState:
 
     @property
     def text(self) -> str:
-        """The output text so far."""
-        return "".join(t for parts in self._texts.values() for p in parts.values() for t in p)
+        """The output text so far. Safe to read while another thread applies events."""
+        return "".join(_joined(parts) for parts in list(self._texts.values()))
 
     @property
     def open_text(self) -> str:
-        """The text that is in no finished item."""
-        finished = {item.get("id") for item in self.items}
-        open_keys = [key for key in self._texts if key not in finished]
-        if self.terminal or (self.items and None in finished):
+        """The text that is in no finished item. Safe to read while another applies events."""
+        finished = {item.get("id") for item in list(self.items)}
+        if self.terminal or None in finished:
             return ""
-        return "".join(t for key in open_keys for p in self._texts[key].values() for t in p)
+        texts = list(self._texts.items())
+        return "".join(_joined(parts) for key, parts in texts if key not in finished)
 
     @property
     def model(self) -> str | None:
@@ -303,6 +303,10 @@ _HANDLERS: dict[str, Callable[[ResponseState, Item], None]] = {
 
 def _objects(value: Any) -> list[Item]:
     return [part for part in value if isinstance(part, dict)] if isinstance(value, list) else []
+
+
+def _joined(parts: Mapping[Any, list[str]]) -> str:
+    return "".join(["".join(pieces) for pieces in list(parts.values())])
 
 
 def _text_of(item: Item) -> str:

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, TypeVar
 from urllib.parse import urljoin, urlsplit
-from weakref import WeakSet
+from weakref import WeakValueDictionary
 
 import attrs
 import requests
@@ -224,8 +224,9 @@ class HTTPTransport:
         self._given_session = session
         self._clock = clock
         self._closed = threading.Event()
-        self._exchanges: WeakSet[Exchange] = WeakSet()
-        self._streams: WeakSet[HTTPStream] = WeakSet()
+        # Both are read with one C call each: another thread may add to them meanwhile.
+        self._exchanges: set[Exchange] = set()
+        self._streams: WeakValueDictionary[int, HTTPStream] = WeakValueDictionary()
         self._idle: deque[requests.Session] = deque()
         self._pid = os.getpid()
 
@@ -319,9 +320,10 @@ class HTTPTransport:
     def close(self) -> None:
         """End everything that is under way, in whatever thread. Safe to call from any thread."""
         self._closed.set()
-        for stream in list(self._streams):
-            stream.close()
-        for exchange in list(self._exchanges):
+        for stream in self._streams.valuerefs():
+            if (alive := stream()) is not None:
+                alive.close()
+        for exchange in tuple(self._exchanges):
             exchange.abort()
         with suppress(IndexError):  # it is empty, perhaps since just now
             while True:
@@ -395,7 +397,7 @@ class HTTPTransport:
                     stream = self._send(session, request, exchange, home)
                 target = _redirect_target(request, stream)
                 if target is None:
-                    self._streams.add(stream)
+                    self._streams[id(stream)] = stream
                     return stream
                 stream.close()
                 log.debug("redirected to %s", origin(target))
