@@ -2,17 +2,20 @@
 #   PYTHON       the interpreter that .venv is made with
 #   PYTEST_ARGS  further arguments for pytest (tests, matrix)
 #   MATRIX       the versions for the matrix
+#   BENCH_ARGS   further arguments for the benchmarks; --write puts their table into the docs
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
 MATRIX ?= 3.10 3.11 3.12 3.13
+BENCH_ARGS ?=
 
 VENV := .venv
 RUN := $(VENV)/bin/python
 DEV := $(VENV)/.stamp-dev
 CLI := $(VENV)/.stamp-cli
+PEERS := $(VENV)/.stamp-peers
 
-.PHONY: help style format types tests coverage docs examples check matrix demo build clean
+.PHONY: help style format types tests coverage docs examples check matrix demo build bench clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -56,6 +59,9 @@ build: $(DEV)  ## sdist and wheel, each tried in an empty environment
 	$(RUN) -m build
 	$(RUN) tests/packaging/check_install.py dist
 
+bench: $(PEERS)  ## what the library costs beside others of its kind
+	@$(RUN) -m benchmarks $(BENCH_ARGS)
+
 clean:  ## remove what the targets made, .venv and .node apart
 	rm -rf build dist docs/_build .matrix .coverage .coverage.* *.egg-info
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
@@ -73,4 +79,9 @@ $(CLI): setup.cfg
 	@.ci/venv '$(PYTHON)' $(VENV)
 	@echo "installing reasoning_sdk[cli] into $(VENV)"
 	@$(RUN) -m pip install -qq --editable '.[cli]'
+	@touch $@
+
+$(PEERS): setup.cfg $(DEV)
+	@echo "installing reasoning_sdk[benchmarks] into $(VENV)"
+	@$(RUN) -m pip install -qq --editable '.[benchmarks]'
 	@touch $@

@@ -1,7 +1,14 @@
 """Configuration of Sphinx. No inventory of another project is fetched: a build needs no network."""
 
 import builtins
+from typing import Any
 
+from docutils import nodes
+from sphinx.addnodes import pending_xref
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+
+from reasoning_sdk import errors
 from reasoning_sdk._version import __version__
 
 project = "reasoning_sdk"
@@ -42,3 +49,20 @@ nitpick_ignore_regex = [
     (r"py:.*", "|".join(BUILTIN)),
     (r"py:.*", rf"({'|'.join(UNLINKED.split())})(\..+)?"),
 ]
+
+
+def find_error(
+    app: Sphinx, env: BuildEnvironment, node: pending_xref, content: nodes.TextElement
+) -> Any:
+    """An error by another of its names: all can be imported from the package itself."""
+    name = node["reftarget"].removeprefix("reasoning_sdk.")
+    if node.get("refdomain") != "py" or name not in errors.__all__:
+        return None
+    domain, target = env.get_domain("py"), f"reasoning_sdk.errors.{name}"
+    return domain.resolve_xref(
+        env, node["refdoc"], app.builder, node["reftype"], target, node, content
+    )
+
+
+def setup(app: Sphinx) -> None:
+    app.connect("missing-reference", find_error)

@@ -1,9 +1,11 @@
 """The command line."""
 
 import importlib.metadata
+import io
 import json
 import os
 import platform
+import re
 import sys
 import threading
 import time
@@ -30,6 +32,7 @@ DELTA = "response.output_text.delta"
 DEMO_PROMPT = "Explain server-sent events in a few sentences."
 DEMO_MODEL = "gpt-5-mini"
 DEMO_PACE = 0.03
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 FAILED, USAGE, NOT_COMPLETED, INTERRUPTED, BROKEN_PIPE = 1, 2, 3, 130, 141
 EXIT_CODES = (
@@ -63,7 +66,9 @@ def demo(base_url: BaseURL = None, model: Model = None, as_json: AsJSON = False)
 
 @app.command(epilog=EXIT_CODES)
 def stream(
-    text: Annotated[str, typer.Argument(help="What to ask; - reads it from standard input.")],
+    text: Annotated[
+        str, typer.Argument(metavar="TEXT", help="What to ask; - reads it from standard input.")
+    ],
     model: Model = None,
     base_url: BaseURL = None,
     instructions: Annotated[str | None, typer.Option(help="The system's message.")] = None,
@@ -78,7 +83,9 @@ def stream(
 
 @app.command(epilog=EXIT_CODES)
 def replay(
-    file: Annotated[Path, typer.Argument(help="A recording: one SSE field line a line.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A recording: one SSE field line a line.")
+    ],
     as_json: AsJSON = False,
 ) -> None:
     """Show a recorded stream as if it came from a server."""
@@ -89,19 +96,23 @@ def replay(
 @app.command()
 def version() -> None:
     """Print the versions of this package and of what it runs on."""
-    print(f"reasoning_sdk {__version__}")
-    print(f"Python {platform.python_version()} ({platform.python_implementation()})")
-    for name in ("requests", "urllib3", "websocket-client", "sseclient-py", "attrs", "backoff"):
-        print(f"{name} {importlib.metadata.version(name)}")
-    try:
-        print(f"msgspec {importlib.metadata.version('msgspec')}")
-    except importlib.metadata.PackageNotFoundError:
-        print("msgspec not installed (the extra `speed`)")
+    with _exit_codes():
+        print(f"reasoning_sdk {__version__}")
+        print(f"Python {platform.python_version()} ({platform.python_implementation()})")
+        for name in ("requests", "urllib3", "websocket-client", "sseclient-py", "attrs", "backoff"):
+            print(f"{name} {importlib.metadata.version(name)}")
+        try:
+            print(f"msgspec {importlib.metadata.version('msgspec')}")
+        except importlib.metadata.PackageNotFoundError:
+            print("msgspec not installed (the extra `speed`)")
 
 
 @contextmanager
 def _exit_codes() -> Iterator[None]:
     """Turn errors into a line on standard error and an exit code."""
+    for file in (sys.stdin, sys.stdout, sys.stderr):
+        if isinstance(file, io.TextIOWrapper):  # what cannot be written is no reason to stop
+            file.reconfigure(errors="replace" if file is sys.stdin else "backslashreplace")
     try:
         yield
         sys.stdout.flush()
@@ -122,12 +133,18 @@ def _exit_codes() -> Iterator[None]:
 
 
 def _complain(error: ReasoningError) -> None:
-    Console(stderr=True, highlight=False).print(f"[red]error[/]: {error}", soft_wrap=True)
+    line = Text.assemble(("error", "red"), f": {_visible(str(error))}")
+    Console(stderr=True).print(line, soft_wrap=True)
+
+
+def _visible(text: str) -> str:
+    """Text of a server's that a terminal shows and does not obey."""
+    return _CONTROL.sub("�", text)
 
 
 def _client(base_url: str | None, model: str | None) -> ResponsesClient:
     # A server of one's own mostly wants no key; OpenAI's own has to get one.
-    key = os.environ.get("OPENAI_API_KEY", "" if base_url else None)
+    key = os.environ.get("OPENAI_API_KEY") or ("" if base_url else None)
     return ResponsesClient(model, base_url=base_url, api_key=key)
 
 
@@ -152,10 +169,10 @@ def _show(stream: ResponseStream, as_json: bool, pace: float = 0) -> None:
     """Show a stream: as a live view on a terminal, else as plain text."""
     console = Console()
     view: AbstractContextManager[_View]
-    if console.is_terminal and not as_json:
+    if sys.stdout.isatty() and not console.is_dumb_terminal and not as_json:
         view = _LiveView(stream, console)
     else:
-        view, pace = nullcontext(_JSONLines() if as_json else _PlainText()), 0
+        view, pace = nullcontext(_JSONLines() if as_json else _PlainText(stream)), 0
     pause = threading.Event()
     with stream, view as shown:
         for event in stream:
@@ -165,28 +182,49 @@ def _show(stream: ResponseStream, as_json: bool, pace: float = 0) -> None:
 
 
 class _JSONLines:
+    def __init__(self) -> None:
+        encoding = sys.stdout.encoding.lower()
+        self._ascii = not encoding.startswith("utf")  # JSON has a way to write the others
+
     def show(self, event: ResponseEvent) -> None:
-        print(json.dumps(event.data, ensure_ascii=False), flush=True)
+        print(json.dumps(event.data, ensure_ascii=self._ascii), flush=True)
+
+
+class _NewText:
+    """Tells the text that an event brings, also of servers that send no deltas."""
+
+    def __init__(self, stream: ResponseStream) -> None:
+        self._stream = stream
+        self._known = 0
+
+    def of(self, event: ResponseEvent) -> str:
+        text = ""
+        if event.type == DELTA:
+            text = str(event.data.get("delta") or "")
+        elif event.type.endswith((".done", ".completed", ".incomplete", ".failed")):
+            text = self._stream.text[self._known :]
+        self._known += len(text)
+        return text
 
 
 class _PlainText:
     """The text as it arrives, each message and each call on lines of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, stream: ResponseStream) -> None:
+        self._new_text = _NewText(stream)
         self._in_line = False
 
     def show(self, event: ResponseEvent) -> None:
-        if event.type == DELTA:
-            delta = str(event.data.get("delta") or "")
-            print(delta, end="", flush=True)
-            self._in_line = not delta.endswith("\n") if delta else self._in_line
-        elif event.type == "response.output_item.done":
+        if text := self._new_text.of(event):
+            print(text, end="", flush=True)
+            self._in_line = not text.endswith("\n")
+        if event.type == "response.output_item.done":
             item = event.data.get("item")
             if self._in_line:
                 print(flush=True)
                 self._in_line = False
-            if isinstance(item, dict) and item.get("type") != "message":
-                print(_describe(item), flush=True)
+            if isinstance(item, dict) and (described := _describe(item)):
+                print(described, flush=True)
 
 
 class _LiveView:
@@ -196,7 +234,12 @@ class _LiveView:
         self._stream = stream
         self._console = console
         self._began_at = time.monotonic()
-        self._live = Live(console=console, refresh_per_second=12, transient=True)
+        self._new_text = _NewText(stream)
+        self._pieces: list[str] = []
+        # Drawn so often by a thread of its own, however fast the events come.
+        self._live = Live(
+            console=console, refresh_per_second=12, transient=True, get_renderable=self._growing
+        )
 
     def __enter__(self) -> "_LiveView":
         self._live.start()
@@ -204,29 +247,40 @@ class _LiveView:
 
     def __exit__(self, *_: object) -> None:
         self._live.stop()
-        self._console.print(self._panel(max_lines=None))
+        self._console.print(self._panel(self._text(self._stream.text)))
 
     def show(self, event: ResponseEvent) -> None:
-        self._live.update(self._panel(max_lines=max(self._console.height - 6, 3)))
+        self._pieces.append(self._new_text.of(event))
 
-    def _panel(self, max_lines: int | None) -> RenderableType:
+    def _growing(self) -> RenderableType:
+        """As many of the last lines as there is room for."""
+        width, height = max(self._console.width - 4, 1), max(self._console.height - 6, 1)
+        lines = self._text("".join(self._pieces)).wrap(self._console, width)
+        return self._panel(Text("\n").join(lines[-height:]))
+
+    def _text(self, text: str) -> Text:
+        return Text(_visible(text))
+
+    def _panel(self, text: Text) -> RenderableType:
         stream = self._stream
-        calls = [_describe(i) for i in stream.items if i.get("type") != "message"]
-        text = Text(stream.text)
-        if max_lines is not None:
-            text = Text("\n").join(text.wrap(self._console, self._console.width - 4)[-max_lines:])
+        others = [described for item in stream.items if (described := _describe(item))]
         seconds = time.monotonic() - self._began_at
         return Panel(
-            Group(*(Text(call, style="dim") for call in calls), text),
-            title=stream.response_id or "waiting",
-            subtitle=f"{_tokens(stream.usage)}{seconds:.1f} s",
+            Group(*(Text(_visible(other), style="dim") for other in others), text),
+            title=Text(_visible(stream.response_id or "waiting")),
+            subtitle=Text(_visible(f"{_tokens(stream.usage)}{seconds:.1f} s")),
             border_style="blue" if stream.usage is None else "green",
         )
 
 
 def _describe(item: dict[str, Any]) -> str:
-    """An output item that is no message, in a line."""
+    """What an output item has beside text, in a line."""
     kind = item.get("type")
+    if kind == "message":
+        parts = item.get("content")
+        parts = parts if isinstance(parts, list) else []
+        refusals = [part.get("refusal") for part in parts if isinstance(part, dict)]
+        return " ".join(f"refusal: {refusal}" for refusal in refusals if refusal)
     if "arguments" in item:
         return f"{kind}: {item.get('name')}({item['arguments']})"
     return f"{kind}: {item.get('id', '')}"

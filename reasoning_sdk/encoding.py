@@ -38,8 +38,8 @@ def encode_json(value: Any) -> bytes:
     """
     try:
         return _ENCODER.encode(value).encode()
-    except (TypeError, ValueError, RecursionError) as exc:
-        path, problem = next(_problems(value, "$", ()), ("$", str(exc)))
+    except Exception as exc:  # also what the code of the value's own parts raises
+        path, problem = _problem(value) or ("$", str(exc))
         raise InvalidEventError(f"{path} cannot be JSON: {problem}", path=path) from exc
 
 
@@ -61,9 +61,11 @@ def _plain(value: Any) -> Any:
         return os.fspath(value) if isinstance(value, os.PathLike) else str(value)
     if isinstance(value, decimal.Decimal) and value.is_finite():
         return str(value)
-    numpy = sys.modules.get("numpy")
-    if numpy is not None and isinstance(value, numpy.generic):
-        return value.item()
+    numpy_scalar = getattr(sys.modules.get("numpy"), "generic", ())
+    if isinstance(value, numpy_scalar):
+        plain = value.item()
+        if not isinstance(plain, numpy_scalar):  # as that of a long double is
+            return plain
     raise TypeError(_unfit(value))
 
 
@@ -77,37 +79,55 @@ def _unfit(value: Any) -> str:
     return f"{value} is not finite" if isinstance(value, decimal.Decimal) else f"a {name}"
 
 
+def _problem(value: Any) -> tuple[str, str] | None:
+    """The path and the nature of what first, in the order of the text, cannot be JSON."""
+    try:
+        return next(_problems(value, "$", ()), None)
+    except RecursionError:
+        return "$", "nested too deeply"
+
+
 def _problems(value: Any, path: str, above: tuple[int, ...]) -> Iterator[tuple[str, str]]:
-    """Yield the path and the nature of what cannot be JSON, leaves in the order of the text."""
+    inside = (*above, id(value))
     if id(value) in above:
         yield path, "a reference to what it is part of"
-    elif len(above) > 200:
-        yield path, "nested too deeply"
     elif isinstance(value, dict):
         for key, part in value.items():
-            if isinstance(key, (str, int, float, type(None))):
-                yield from _problems(part, _join(path, key), (*above, id(value)))
-            else:
+            if not isinstance(key, (str, int, float, type(None))):
                 yield path, f"a key that is a {type(key).__name__}"
+            elif problem := _problem_of_leaf(key):
+                yield path, f"a key: {problem}"
+            else:
+                yield from _problems(part, _join(path, key), inside)
     elif isinstance(value, (list, tuple)):
         for index, part in enumerate(value):
-            yield from _problems(part, f"{path}[{index}]", (*above, id(value)))
+            yield from _problems(part, f"{path}[{index}]", inside)
     elif isinstance(value, (str, int, float, type(None))):
-        try:
-            _ENCODER.encode(value).encode()
-        except ValueError as exc:
-            yield path, "a lone surrogate" if isinstance(value, str) else str(exc)
+        if problem := _problem_of_leaf(value):
+            yield path, problem
     else:
         try:
             plain = _plain(value)
-        except TypeError as exc:
-            yield path, str(exc)
+        except RecursionError:
+            raise
+        except Exception as exc:
+            yield path, str(exc) or type(exc).__name__
         else:
-            yield from _problems(plain, path, (*above, id(value)))
+            yield from _problems(plain, path, inside)
 
 
-def _join(path: str, key: object) -> str:
-    name = str(key)
+def _problem_of_leaf(value: str | float | None) -> str:
+    try:
+        _ENCODER.encode(value).encode()
+    except ValueError as exc:
+        if isinstance(value, float):
+            return f"{float(value)} is not finite"
+        return "a lone surrogate" if isinstance(value, str) else str(exc)
+    return ""
+
+
+def _join(path: str, key: str | float | None) -> str:
+    name = str.__str__(key) if isinstance(key, str) else _ENCODER.encode(key)  # an enum's value
     return f"{path}.{name}" if name.isidentifier() else f"{path}[{json.dumps(name)}]"
 
 

@@ -1,6 +1,7 @@
 """Server-sent events over HTTP, with reconnection; and sseclient-py's interface to them."""
 
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -22,6 +23,7 @@ from reasoning_sdk._io.reader import BlockingReader
 from reasoning_sdk.encoding import encode_json
 from reasoning_sdk.errors import (
     APIStatusError,
+    ConfigurationError,
     ConnectionLostError,
     IdleTimeoutError,
     RequestTimeoutError,
@@ -36,6 +38,8 @@ log = logging.getLogger("reasoning_sdk.event_source")
 
 _RETRY = RetryPolicy(initial_interval=1.0, max_attempts=10)
 _NO_RETRY = RetryPolicy(max_attempts=0)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # which no header can have
 
 
 class EventSource(BlockingReader[ServerSentEvent]):
@@ -98,6 +102,8 @@ class EventSource(BlockingReader[ServerSentEvent]):
         super().__init__()
         check_url("url", url, with_query=True)
         check_seconds("idle_timeout", idle_timeout)
+        if _SURROGATE.search(last_event_id):
+            raise ConfigurationError("last_event_id must be text that UTF-8 can encode")
         self._url = url
         self._method = method.upper()
         self._content = None if json is None else encode_json(json)
@@ -105,12 +111,12 @@ class EventSource(BlockingReader[ServerSentEvent]):
         self._on_reconnect = on_reconnect
         self._decoder = SSEDecoder(last_event_id=last_event_id)
         self._retry_ms: int | None = None
-        self._retries = Retries(retry, SYSTEM_CLOCK.monotonic())
+        self._retry = retry
+        self._retries: Retries | None = None  # there are some since the last event
         self._body: HTTPStream | None = None
-        self._ended = False
-        given = headers or {}
+        self._headers = headers if callable(headers) else check_headers(headers or {}).copy
         self._transport = HTTPTransport(
-            authenticate=given if callable(given) else check_headers(given).copy,
+            authenticate=self._request_headers,
             timeout=timeout,
             connect_timeout=timeout,
             retry=_NO_RETRY,
@@ -148,7 +154,7 @@ class EventSource(BlockingReader[ServerSentEvent]):
             error: TransportError | APIStatusError | None = None
             try:
                 if self._connected() and (events := self._receive()):
-                    self._retries.reset()
+                    self._retries = None
                     return events
             except (TransportError, APIStatusError) as exc:
                 error = exc
@@ -158,9 +164,7 @@ class EventSource(BlockingReader[ServerSentEvent]):
     def _connected(self) -> bool:
         """Have a connection that events can come from, or know that there will be none."""
         if self._body is None:
-            body = self._transport.stream(
-                self._method, self._url, body=self._content, headers=self._request_headers()
-            )
+            body = self._transport.stream(self._method, self._url, body=self._content)
             if body.status == 204:
                 body.close()
                 self._ended = True
@@ -174,14 +178,16 @@ class EventSource(BlockingReader[ServerSentEvent]):
         headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
         if self._content is not None:
             headers["Content-Type"] = "application/json"
-        last_event_id = self.last_event_id.strip().encode().decode("latin-1")  # UTF-8 on the wire
-        if last_event_id.isprintable():
-            headers["Last-Event-ID"] = last_event_id
-        return headers
+        last_event_id = self.last_event_id.strip(" \t")
+        if last_event_id and not _CONTROL.search(last_event_id):
+            utf_8 = last_event_id.encode()
+            headers["Last-Event-ID"] = utf_8.decode("latin-1")  # as which the bytes are sent
+        return {**headers, **(self._headers() or {})}
 
     def _receive(self) -> list[ServerSentEvent]:
         """The next events; none when the connection has ended."""
         assert self._body is not None
+        self._decoder.feed(b"")  # raises what was wrong behind the last events
         self._body.allow(self._idle_timeout)
         try:
             while chunk := self._body.read():
@@ -191,6 +197,8 @@ class EventSource(BlockingReader[ServerSentEvent]):
                 if events:
                     return events
         except RequestTimeoutError as exc:
+            if self._idle_timeout is None:
+                raise
             raise IdleTimeoutError(f"no event for {self._idle_timeout:g} seconds") from exc
         return self._decoder.feed(b"")
 
@@ -205,7 +213,10 @@ class EventSource(BlockingReader[ServerSentEvent]):
         if sent_once:
             raise StopIteration
         asked = error.retry_after if isinstance(error, APIStatusError) else None
-        delay = self._retries.next_delay(SYSTEM_CLOCK.monotonic(), asked)
+        now = SYSTEM_CLOCK.monotonic()
+        if self._retries is None:
+            self._retries = Retries(self._retry, now)
+        delay = self._retries.next_delay(now, asked)
         attempts = self._retries.attempts
         if delay is None:
             said = f": {error}" if error is not None else ""

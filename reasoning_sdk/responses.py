@@ -16,6 +16,7 @@ from reasoning_sdk._core.display import response_html
 from reasoning_sdk._core.responses import Response, ResponseState
 from reasoning_sdk._core.sse import SSEDecoder
 from reasoning_sdk._io.clock import SYSTEM_CLOCK, Clock
+from reasoning_sdk._io.exchange import Exchange
 from reasoning_sdk._io.http import (
     HTTPStream,
     HTTPTransport,
@@ -26,6 +27,7 @@ from reasoning_sdk._io.http import (
     is_passing,
 )
 from reasoning_sdk._io.reader import BlockingReader
+from reasoning_sdk._io.translate import Hide
 from reasoning_sdk._version import __version__
 from reasoning_sdk.encoding import encode_json, json_parser
 from reasoning_sdk.errors import (
@@ -47,13 +49,14 @@ __all__ = ["Response", "ResponseStream", "ResponsesClient"]
 
 log = logging.getLogger("reasoning_sdk.responses")
 
-_UNSET: Any = object()
+_UNSET: Any = Ellipsis
 _BASE_URL = "https://api.openai.com/v1"
 _IDLE_TIMEOUT = 300.0
 _MAX_RETRIES = 4
 _RETRIED_STATUSES = frozenset({408, 409, 429})
 _REST_SECONDS = 0.05
 _PAGE = 100
+_MAX_DIGITS = 12
 _new_event: Callable[[type[ResponseEvent]], ResponseEvent] = ResponseEvent.__new__
 
 
@@ -103,7 +106,7 @@ class ResponsesClient:
         self.model = model
         self.base_url = check_url("base_url", base_url or _base_url_of_environment())
         self._fixture = fixture or os.environ.get("REASONING_SDK_SSE_FIXTURE") or None
-        self._api_key = os.environ.get("OPENAI_API_KEY") if api_key is None else api_key
+        self._api_key = (os.environ.get("OPENAI_API_KEY") or None) if api_key is None else api_key
         if idle_timeout is _UNSET:
             idle_timeout = _idle_timeout_of_environment()
         check_seconds("idle_timeout", idle_timeout)
@@ -196,13 +199,15 @@ class ResponsesClient:
             previous_response_id=previous_response_id,
             params=params,
         )
+        check_seconds("request_timeout", request_timeout)
+        content = encode_json(body)
         if self._fixture is not None:
             self._check_open()
             return self._start(_Fixture(self._fixture), resumable=False)
         answer = self._transport.stream(
             "POST",
             f"{self.base_url}/responses",
-            body=encode_json(body),
+            body=content,
             headers=_creating("text/event-stream", extra_headers),
             timeout=request_timeout,
         )
@@ -244,13 +249,15 @@ class ResponsesClient:
             previous_response_id=previous_response_id,
             params=params,
         )
+        check_seconds("request_timeout", request_timeout)
+        content = encode_json(body)
         if self._fixture is not None:
             self._check_open()
             return self._start(_Fixture(self._fixture), resumable=False).until_done()
         return self._ask(
             "POST",
             "",
-            body=encode_json(body),
+            body=content,
             headers=_creating("application/json", extra_headers),
             timeout=request_timeout,
         )
@@ -317,8 +324,8 @@ class ResponsesClient:
         Source: ``GET /responses/{id}?stream=true`` of the Responses API.
         """
         _path(response_id)
-        if starting_after is not None and starting_after < 0:
-            raise ConfigurationError(f"starting_after must be >= 0, got {starting_after}")
+        if starting_after is not None and not (type(starting_after) is int and starting_after >= 0):
+            raise ConfigurationError(f"starting_after must be an int >= 0, got {starting_after!r}")
         answer = self._reopen(response_id, starting_after, retry=True)
         return self._start(answer, resumable=True, state=ResponseState(response_id, starting_after))
 
@@ -358,10 +365,17 @@ class ResponsesClient:
             reopen=self._reopen if resumable else None,
         )
         self._streams[id(stream)] = stream
+        if self._transport.closed:  # meanwhile
+            stream.close()
         return stream
 
     def _reopen(
-        self, response_id: str, starting_after: int | None, *, retry: bool = False
+        self,
+        response_id: str,
+        starting_after: int | None,
+        exchange: Exchange | None = None,
+        *,
+        retry: bool = False,
     ) -> HTTPStream:
         params = {"stream": "true"}
         if starting_after is not None:
@@ -372,6 +386,7 @@ class ResponsesClient:
             headers={"Accept": "text/event-stream"},
             params=params,
             retry=retry,
+            exchange=exchange,
         )
         check_event_stream(answer)
         return answer
@@ -384,19 +399,20 @@ class ResponsesClient:
         return Response(data)
 
     def _pages(self, url: str) -> Iterator[dict[str, Any]]:
-        params = {"limit": str(_PAGE)}
+        params, seen = {"limit": str(_PAGE)}, set()
         while True:
             page = self._transport.request("GET", url, params=params).json()
             items = page.get("data") if isinstance(page, dict) else None
-            if not isinstance(items, list):
+            if not (isinstance(items, list) and all(isinstance(item, dict) for item in items)):
                 raise ProtocolError("answer is not a list of items")
             yield from items
             if not page.get("has_more"):
                 return
-            last = page.get("last_id") or (items[-1].get("id") if items else None)
-            if not last or last == params.get("after"):
+            last = str(page.get("last_id") or (items[-1].get("id") if items else None) or "")
+            if not last or last in seen:
                 raise ProtocolError("a page of items says that there are more, and not where")
-            params["after"] = str(last)
+            seen.add(last)
+            params["after"] = last
 
 
 class _Body(Protocol):
@@ -404,6 +420,8 @@ class _Body(Protocol):
 
     @property
     def headers(self) -> Mapping[str, str]: ...
+    @property
+    def hide(self) -> Hide: ...
     def allow(self, seconds: float | None) -> None: ...
     def read(self) -> bytes: ...
     def read_rest(self, seconds: float) -> None: ...
@@ -414,6 +432,7 @@ class _Fixture:
     """A recorded stream: every line of a file, each with a blank line behind it."""
 
     headers: Mapping[str, str] = {}
+    hide = Hide()
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         try:
@@ -464,14 +483,16 @@ class ResponseStream(BlockingReader[ServerSentEvent]):
         state: ResponseState,
         idle_timeout: float | None,
         retry: RetryPolicy,
-        reopen: Callable[[str, int | None], _Body] | None,
+        reopen: Callable[[str, int | None, Exchange], _Body] | None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         super().__init__()
         self._body = body
         self._idle_timeout = idle_timeout
         self._reopen = reopen
+        self._opening: Exchange | None = None
         self._clock = clock
+        self._retry = retry
         self._retries = Retries(retry, clock.monotonic())
         self._broke_at = self._skip_to = state.sequence_number
         self._unnumbered = False  # there was an event that does not say its place
@@ -570,16 +591,18 @@ class ResponseStream(BlockingReader[ServerSentEvent]):
         Raises:
             ReasoningError: As the iteration over the events.
         """
-        shown = len(self.text)
+        known = [self.text]
         for event in self:
             if event.type == "response.output_text.delta":
                 piece = event.data.get("delta")
             elif event.type in _MAY_BRING_TEXT:
-                piece = self.text[shown:]
+                before, text = "".join(known), self.text
+                known = [before]
+                piece = text.removeprefix(before) if text.startswith(before) else ""
             else:
                 continue
             if piece:
-                shown += len(piece)
+                known.append(piece)
                 yield piece
 
     def until_done(self) -> Response:
@@ -627,7 +650,8 @@ class ResponseStream(BlockingReader[ServerSentEvent]):
 
     def _skip(self, sse: ServerSentEvent) -> None:
         if sse.data == "[DONE]":  # without an end before it, the stream was cut
-            self._batch = iter(())
+            for _ in self._batch:
+                pass
             self._body.close()
         elif sse.data:
             log.warning(
@@ -637,11 +661,14 @@ class ResponseStream(BlockingReader[ServerSentEvent]):
             )
 
     def _free(self) -> None:
+        if self._opening is not None:
+            self._opening.abort()
         self._body.close()
 
     def _told(self, error: ReasoningError) -> ReasoningError:
         if not isinstance(error, ConcurrencyError):
             self._error = error
+            self._body.hide.inside(error)
         return self._state.with_what_arrived(error)
 
     def _next_batch(self) -> list[ServerSentEvent]:
@@ -650,6 +677,7 @@ class ResponseStream(BlockingReader[ServerSentEvent]):
             if self._state.error is not None:
                 raise self._state.error
             raise StopIteration
+        self._decoder.feed(b"")  # raises what was wrong behind the last events
         self._body.allow(self._idle_timeout)
         while True:
             if events := self._decoder.feed(self._read()):
@@ -661,9 +689,9 @@ class ResponseStream(BlockingReader[ServerSentEvent]):
         try:
             if chunk := self._body.read():
                 return chunk
-        except RequestTimeoutError as exc:
-            raise IdleTimeoutError(f"no event for {self._idle_timeout:g} seconds") from exc
         except TransportError as exc:
+            if isinstance(exc, RequestTimeoutError) and self._idle_timeout is not None:
+                raise IdleTimeoutError(f"no event for {self._idle_timeout:g} seconds") from exc
             cause = exc
         if self._closing.is_set():
             raise StopIteration
@@ -676,7 +704,7 @@ class ResponseStream(BlockingReader[ServerSentEvent]):
         state = self._state
         if state.sequence_number != self._broke_at:
             self._broke_at = state.sequence_number
-            self._retries.reset()
+            self._retries = Retries(self._retry, self._clock.monotonic())
         while self._reopen is not None and state.response_id and not self._unnumbered:
             asked = cause.retry_after if isinstance(cause, APIStatusError) else None
             delay = self._retries.next_delay(self._clock.monotonic(), asked)
@@ -685,14 +713,19 @@ class ResponseStream(BlockingReader[ServerSentEvent]):
             log.info("stream of %s broke, taken up again in %.3g s", state.response_id, delay)
             if self._clock.wait(self._closing, delay):
                 raise StopIteration
+            self._opening = Exchange(None)
+            if self._closing.is_set():  # just before there was this to abort
+                raise StopIteration
             try:
-                self._body = self._reopen(state.response_id, state.sequence_number)
+                self._body = self._reopen(state.response_id, state.sequence_number, self._opening)
             except (TransportError, APIStatusError) as exc:
                 if not is_passing(exc, _RETRIED_STATUSES):
                     raise
                 cause = exc
                 continue
-            if self._closing.is_set():  # it was closed while it had no body to close
+            finally:
+                self._opening = None
+            if self._closing.is_set():  # just before there was this to close
                 raise StopIteration
             self._skip_to = state.sequence_number
             self._decoder = SSEDecoder()
@@ -730,10 +763,8 @@ def _creating(accept: str, extra: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def _path(response_id: Any) -> str:
-    if not isinstance(response_id, str) or not response_id:
-        raise ConfigurationError(
-            f"response_id must be a str that is not empty, got {response_id!r}"
-        )
+    if not isinstance(response_id, str) or response_id in ("", ".", ".."):
+        raise ConfigurationError(f"{response_id!r} cannot be the id of a response")
     return "/" + quote(response_id, safe="")
 
 
@@ -751,7 +782,7 @@ def _number_of_environment(name: str) -> float | None:
     text = os.environ.get(name)
     if not text:
         return None
-    if not text.isdecimal():
+    if not text.isdecimal() or len(text) > _MAX_DIGITS:
         raise ConfigurationError(f"{name} must be a whole number >= 0, got {text!r}")
     return int(text)
 

@@ -1,7 +1,9 @@
 """When to try again, and after how long."""
 
 import random
+import sys
 from collections.abc import Callable, Iterator, Mapping
+from datetime import timezone
 from email.utils import parsedate_to_datetime
 from math import isfinite
 
@@ -26,8 +28,8 @@ def _check(
     return check
 
 
-_positive = _check(lambda v: v > 0 and isfinite(v), "> 0")
-_not_negative = _check(lambda v: v >= 0, ">= 0", optional=True)
+_LARGEST = sys.float_info.max  # no infinity, and no int beyond it
+_positive = _check(lambda v: 0 < v <= _LARGEST, "> 0 seconds and finite")
 
 
 @attrs.frozen(kw_only=True)
@@ -59,7 +61,7 @@ class RetryPolicy:
 
     initial_interval: float = attrs.field(default=0.5, validator=_positive)
     multiplier: float = attrs.field(
-        default=2.0, validator=_check(lambda v: v >= 1 and isfinite(v), ">= 1")
+        default=2.0, validator=_check(lambda v: 1 <= v <= _LARGEST, ">= 1 and finite")
     )
     max_interval: float = attrs.field(default=30.0, validator=_positive)
     randomization_factor: float = attrs.field(
@@ -67,9 +69,11 @@ class RetryPolicy:
     )
     max_attempts: int | None = attrs.field(
         default=None,
-        validator=_check(lambda v: v >= 0 and int(v) == v, "a whole number >= 0", optional=True),
+        validator=_check(lambda v: v >= 0 and v % 1 == 0, "a whole number >= 0", optional=True),
     )
-    max_elapsed_time: float | None = attrs.field(default=None, validator=_not_negative)
+    max_elapsed_time: float | None = attrs.field(
+        default=None, validator=_check(lambda v: v >= 0, ">= 0 seconds", optional=True)
+    )
     max_retry_after: float = attrs.field(
         default=120.0, validator=_check(lambda v: v >= 0, ">= 0 seconds")
     )
@@ -165,6 +169,9 @@ def _number(text: str | None) -> float | None:
 
 def _seconds_until(date: str, now: float) -> float | None:
     try:
-        return max(parsedate_to_datetime(date).timestamp() - now, 0.0)
+        at = parsedate_to_datetime(date)
+        if at.tzinfo is None:  # asctime's form names no zone, and means UTC
+            at = at.replace(tzinfo=timezone.utc)
+        return max(at.timestamp() - now, 0.0)
     except (TypeError, ValueError, OverflowError):
         return None

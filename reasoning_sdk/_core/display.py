@@ -16,13 +16,19 @@ _COLOURS = {
     "failed": "#cf222e",
     "cancelled": "#6e7781",
 }
-_BADGE = "color:#fff;border-radius:0.6em;padding:0 0.6em;background:"
+_UNDER_WAY = ("in_progress", "queued")
+_BADGE = "color:#fff;border-radius:0.6em;padding:0.1em 0.6em;font-size:90%;background:"
 _CARD = (
-    "border:1px solid rgba(128,128,128,0.4);border-radius:0.4em;padding:0.6em 0.8em;max-width:60em"
+    "border:1px solid rgba(128,128,128,0.4);border-left-width:4px;border-radius:0.4em;"
+    "padding:0.6em 0.9em;max-width:60em;line-height:1.5;overflow-wrap:anywhere"
 )
-_FAINT = "opacity:0.65;font-size:90%"
-_TEXT = "white-space:pre-wrap;margin:0.5em 0"
-_CODE = "white-space:pre-wrap;font-family:monospace;font-size:90%;margin:0.5em 0"
+_FAINT = "opacity:0.7;font-size:90%"
+_TEXT = "white-space:pre-wrap;margin:0.5em 0 0"
+_CODE = (
+    f"{_TEXT};font-family:monospace;font-size:90%;"
+    "background:rgba(128,128,128,0.12);border-radius:0.3em;padding:0.2em 0.6em"
+)
+_PROBLEM = f"{_TEXT};background:rgba(207,34,46,0.15);border-radius:0.3em;padding:0.2em 0.6em"
 
 
 def response_html(
@@ -49,20 +55,21 @@ def response_html(
         raw: The whole JSON object, to be unfolded.
     """
     about = [escape(part) for part in (model, response_id, _tokens(usage)) if part]
-    badge = f'<span style="{_BADGE}{_COLOURS.get(status, _COLOURS["cancelled"])}">'
+    colour = _COLOURS.get(status, _COLOURS["cancelled"])
     parts = [
-        f"{badge}{escape(status)}</span> ",
+        f'<span style="{_BADGE}{colour}">{escape(status.replace("_", " "))}</span> ',
         f'<span style="{_FAINT}">{" · ".join(about)}</span>',
     ]
     parts += [_item(item) for item in items]
     if open_text:
-        parts.append(f'<div style="{_TEXT}">{escape(open_text)}▌</div>')
+        cursor = "▌" if status in _UNDER_WAY else "…"
+        parts.append(f'<div style="{_TEXT}">{escape(open_text)}{cursor}</div>')
     if problem:
-        parts.append(f'<div style="{_TEXT};color:{_COLOURS["failed"]}">{escape(problem)}</div>')
+        parts.append(f'<div style="{_PROBLEM}">{escape(problem)}</div>')
     if raw is not None:
-        text = json.dumps(raw, indent=2, ensure_ascii=False)
-        parts.append(_details("JSON", text if len(text) < _MAX_RAW else text[:_MAX_RAW] + "\n…"))
-    return f'<div style="{_CARD}">{"".join(parts)}</div>'
+        parts.append(_details("JSON", _indented(raw)))
+    html = f'<div style="{_CARD};border-left-color:{colour}">{"".join(parts)}</div>'
+    return html.encode("utf-8", "replace").decode()  # a lone surrogate can be sent to no notebook
 
 
 def _tokens(usage: Mapping[str, Any] | None) -> str:
@@ -76,12 +83,20 @@ def _item(item: Mapping[str, Any]) -> str:
         return "".join(_content(part) for part in _parts(item, "content"))
     if kind == "reasoning":
         texts = [str(p.get("text", "")) for n in ("summary", "content") for p in _parts(item, n)]
-        return _details("reasoning", "\n\n".join(texts))
+        return _details("reasoning", "\n\n".join(texts), f"{_TEXT};{_FAINT}")
     if "arguments" in item or "input" in item:
         given = item.get("arguments", item.get("input"))
         call = f"{item.get('name', kind)}({given})"
         return f'<div style="{_CODE}">{escape(call)}</div>'
-    return _details(kind, json.dumps(dict(item), indent=2, ensure_ascii=False)[:_MAX_RAW])
+    return _details(kind, _indented(item))
+
+
+def _indented(value: Mapping[str, Any]) -> str:
+    try:
+        text = json.dumps(value, indent=2, ensure_ascii=False)
+    except RecursionError:
+        return "nested too deeply"
+    return text if len(text) <= _MAX_RAW else text[:_MAX_RAW] + "\n…"
 
 
 def _parts(item: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
@@ -90,12 +105,13 @@ def _parts(item: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
 
 
 def _content(part: Mapping[str, Any]) -> str:
-    text = part.get("text") or part.get("refusal") or ""
-    return f'<div style="{_TEXT}">{escape(str(text))}</div>'
+    text, refusal = part.get("text"), part.get("refusal")
+    style = f"{_TEXT};font-style:italic" if refusal and not text else _TEXT
+    return f'<div style="{style}">{escape(str(text or refusal or ""))}</div>'
 
 
-def _details(summary: str, text: str) -> str:
+def _details(summary: str, text: str, style: str = _CODE) -> str:
     return (
-        f'<details><summary style="{_FAINT}">{escape(summary)}</summary>'
-        f'<div style="{_CODE}">{escape(text)}</div></details>'
+        f'<details style="margin:0.5em 0 0"><summary style="{_FAINT};cursor:pointer">'
+        f'{escape(summary)}</summary><div style="{style}">{escape(text)}</div></details>'
     )

@@ -1,7 +1,7 @@
 """Events of a streamed response to its items, text, usage and final form."""
 
 import re
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import attrs
@@ -15,9 +15,21 @@ __all__ = ["Response", "ResponseState"]
 Item = dict[str, Any]
 _E = TypeVar("_E", bound=ReasoningError)
 
+_ENDS = {
+    "response.completed": "completed",
+    "response.incomplete": "incomplete",
+    "response.failed": "failed",
+    "response.cancelled": "cancelled",
+    "response.canceled": "cancelled",
+}
 _BAD_ENDS = ("incomplete", "failed", "cancelled")
 _TRANSIENT_CODES = frozenset(
     {
+        "429",
+        "500",
+        "502",
+        "503",
+        "504",
         "internal_error",
         "overloaded",
         "overloaded_error",
@@ -29,9 +41,12 @@ _TRANSIENT_CODES = frozenset(
         "timeout",
     }
 )
+_NUMBER = r"(\d{1,9}(?:\.\d{1,9})?)\s*"
 _TRY_AGAIN_IN = re.compile(
-    r"try again in\s+(?:(?P<h>\d+)\s*h(?:ours?)?\s*)?(?:(?P<m>\d+)\s*m(?:in(?:utes?)?)?(?!s)\s*)?"
-    r"(?:(?P<s>\d+(?:\.\d+)?)\s*s(?:ec(?:onds?)?)?|(?P<ms>\d+(?:\.\d+)?)\s*ms)?",
+    rf"try again in\s+(?:{_NUMBER}h(?:(?:ou)?rs?)?(?![a-z])\s*)?"
+    rf"(?:{_NUMBER}m(?:in(?:ute)?s?)?(?![a-z])\s*)?"
+    rf"(?:{_NUMBER}s(?:ec(?:ond)?s?)?(?![a-z])"
+    rf"|{_NUMBER}(?:ms(?:ecs?)?|milliseconds?)(?![a-z]))?",
     re.IGNORECASE,
 )
 
@@ -81,29 +96,28 @@ class Response:
 
     @property
     def usage(self) -> dict[str, Any] | None:
-        """Tokens used: ``input_tokens``, ``output_tokens``, ``total_tokens`` and details."""
-        return self.data.get("usage")
+        """The tokens used, ``{"input_tokens", "output_tokens", "total_tokens", …}``."""
+        return _object(self.data.get("usage"))
 
     @property
     def error(self) -> dict[str, Any] | None:
         """The service's error, ``{"code": str, "message": str}``, if it failed."""
-        return self.data.get("error")
+        return _object(self.data.get("error"))
 
     @property
     def incomplete_details(self) -> dict[str, Any] | None:
         """Why it is incomplete, ``{"reason": str}``, if it is."""
-        return self.data.get("incomplete_details")
+        return _object(self.data.get("incomplete_details"))
 
     def _repr_html_(self) -> str:
-        error = self.error if isinstance(self.error, dict) else {}
-        details = self.incomplete_details if isinstance(self.incomplete_details, dict) else {}
+        problem = (self.error or {}).get("message") or (self.incomplete_details or {}).get("reason")
         return response_html(
             status=self.status or "response",
             response_id=self.id,
             model=self.model,
             items=self.output,
             usage=self.usage,
-            problem=str(error.get("message") or details.get("reason") or ""),
+            problem=str(problem or ""),
             raw=self.data,
         )
 
@@ -135,23 +149,22 @@ class ResponseState:
         self.terminal = False
         self.error: ReasoningError | None = None
         self._latest: dict[str, Any] = {}
-        self._texts: dict[Hashable, dict[Any, list[str]]] = {}
+        self._texts: list[_MessageText] = []
+        self._text_by_key: dict[str | int | None, _MessageText] = {}
         self._open_key: tuple[Any, Any, Any] | None = None
-        self._open_parts: list[str] = []
+        self._open_part: list[str] = []
 
     @property
     def text(self) -> str:
         """The output text so far. Safe to read while another thread applies events."""
-        return "".join(_joined(parts) for parts in list(self._texts.values()))
+        return "".join([str(text) for text in self._texts])
 
     @property
     def open_text(self) -> str:
         """The text that is in no finished item. Safe to read while another applies events."""
-        finished = {item.get("id") for item in list(self.items)}
-        if self.terminal or None in finished:
+        if self.terminal:
             return ""
-        texts = list(self._texts.items())
-        return "".join(_joined(parts) for key, parts in texts if key not in finished)
+        return "".join([str(text) for text in self._texts if not text.finished])
 
     @property
     def model(self) -> str | None:
@@ -181,6 +194,8 @@ class ResponseState:
         handler = _HANDLERS.get(event.type)
         if handler is not None:
             handler(self, event.data)
+        elif event.type in _ENDS:
+            self._take_end(_ENDS[event.type], event.data)
 
     def with_what_arrived(self, error: _E) -> _E:
         """Put what has arrived on an error."""
@@ -196,30 +211,56 @@ class ResponseState:
         key = (data.get("item_id"), data.get("output_index"), data.get("content_index"))
         if key != self._open_key:
             self._open_key = key
-            self._open_parts = self._text_parts(*key)
-        self._open_parts.append(delta)
+            self._open_part = self._part(*key)
+        self._open_part.append(delta)
 
     def _take_text_done(self, data: Item) -> None:
         text = data.get("text")
         if isinstance(text, str):
             index = data.get("content_index")
-            self._text_parts(data.get("item_id"), data.get("output_index"), index)[:] = [text]
+            self._part(data.get("item_id"), data.get("output_index"), index)[:] = [text]
 
-    def _text_parts(self, item_id: Any, output_index: Any, content_index: Any) -> list[str]:
-        key = output_index if item_id is None else item_id
-        return self._texts.setdefault(key, {}).setdefault(content_index, [])
+    def _part(self, item_id: Any, output_index: Any, content_index: Any) -> list[str]:
+        text = self._text_under_way(item_id, output_index) or _MessageText()
+        if not text.parts:
+            self._texts.append(text)
+            item_id, output_index = _id(item_id), _index(output_index)
+            if item_id is not None:
+                self._text_by_key[item_id] = text
+            if item_id is None or output_index is not None:
+                self._text_by_key[output_index] = text
+        return text.parts.setdefault(_index(content_index), [])
+
+    def _text_under_way(self, item_id: Any, output_index: Any) -> "_MessageText | None":
+        """The text of the message with this id, or else in this place."""
+        for key in (_id(item_id), _index(output_index)):
+            text = self._text_by_key.get(key)
+            if text is not None and not text.finished:
+                return text
+        return None
+
+    def _begin_item(self, data: Item) -> None:
+        """What comes in this place from now on is no text of the item that was there before."""
+        if (_object(data.get("item")) or {}).get("type") == "message":
+            self._text_by_key.pop(_index(data.get("output_index")), None)
+            self._open_key = None
 
     def _take_item(self, data: Item) -> None:
         item = data.get("item")
         if isinstance(item, dict):
-            self.items.append(item)
-            self._take_text_of(item, data.get("output_index"))
+            self._finish_item(item, data.get("output_index"))
 
-    def _take_text_of(self, item: Item, output_index: Any) -> None:
-        """Use an item's text, if neither deltas nor a done event have brought it."""
-        text = _text_of(item)
-        if text and not self._texts.keys() & {item.get("id"), output_index}:
-            self._text_parts(item.get("id"), output_index, None).append(text)
+    def _finish_item(self, item: Item, output_index: Any) -> None:
+        """Take a finished item, and its text, if neither deltas nor a done event brought it."""
+        self.items.append(item)
+        if item.get("type") != "message":
+            return
+        text = self._text_under_way(item.get("id"), output_index)
+        if text is None:
+            text = _MessageText({None: [_text_of(item)]})
+            self._texts.append(text)
+        text.finished = True
+        self._open_key = None
 
     def _take_response(self, data: Item) -> None:
         response = data.get("response")
@@ -230,32 +271,29 @@ class ResponseState:
             if isinstance(response.get("usage"), dict):
                 self.usage = response["usage"]
 
-    def _take_end(self, data: Item) -> None:
+    def _take_end(self, status: str, data: Item) -> None:
         """The last event. Some servers say ``response.completed`` whatever the end was."""
-        kind = str(data.get("type", "")).removeprefix("response.").replace("canceled", "cancelled")
-        self._latest = {"id": self.response_id}
         self._take_response(data)
-        status = self._latest.get("status")
-        if kind != "completed" or status not in _BAD_ENDS:
-            status = kind
+        said = _ENDS.get(f"response.{self._latest.get('status')}")
+        if status == "completed" and said in _BAD_ENDS:
+            status = said
         self._latest = {**self._latest, "status": status}
         self._take_output_left_out()
         self.terminal = True
         if status == "incomplete":
             self.error = self._incomplete()
         elif status != "completed":
-            self.error = self._failed(self._latest.get("error"), status)
+            self.error = self._failed(self._latest.get("error") or data.get("error"), status)
 
     def _take_output_left_out(self) -> None:
         """Use the items of the whole output that no event of their own has brought."""
         output = _objects(self._latest.get("output"))
-        seen = {item.get("id") for item in self.items}
-        if None in seen:  # nothing tells whether one is another
+        seen = [item.get("id") for item in self.items]
+        if len(output) <= len(seen) or None in seen:  # all, or nothing tells which
             return
         for index, item in enumerate(output):
             if item.get("id") not in seen:
-                self.items.append(item)
-                self._take_text_of(item, index)
+                self._finish_item(item, index)
 
     def _take_error(self, data: Item) -> None:
         nested = data.get("error")
@@ -265,8 +303,9 @@ class ResponseState:
     def _incomplete(self) -> ResponseIncompleteError:
         details = self._latest.get("incomplete_details")
         reason = details.get("reason") if isinstance(details, dict) else None
-        said = f": {reason}" if reason else ""
-        return ResponseIncompleteError(f"response is incomplete{said}", reason=reason)
+        if not reason:
+            return ResponseIncompleteError("response is incomplete")
+        return ResponseIncompleteError(f"response is incomplete: {reason}", reason=str(reason))
 
     def _failed(self, error: Any, status: str) -> ResponseFailedError:
         details: Mapping[str, Any] = error if isinstance(error, dict) else {"message": error}
@@ -288,25 +327,40 @@ class ResponseState:
 _HANDLERS: dict[str, Callable[[ResponseState, Item], None]] = {
     "response.output_text.delta": ResponseState._take_text_delta,
     "response.output_text.done": ResponseState._take_text_done,
+    "response.output_item.added": ResponseState._begin_item,
     "response.output_item.done": ResponseState._take_item,
     "response.created": ResponseState._take_response,
     "response.queued": ResponseState._take_response,
     "response.in_progress": ResponseState._take_response,
-    "response.completed": ResponseState._take_end,
-    "response.incomplete": ResponseState._take_end,
-    "response.failed": ResponseState._take_end,
-    "response.cancelled": ResponseState._take_end,
-    "response.canceled": ResponseState._take_end,
     "error": ResponseState._take_error,
 }
 
 
+@attrs.define(eq=False)
+class _MessageText:
+    """The text of one message, in pieces: those of each part, by the part's index."""
+
+    parts: dict[int | None, list[str]] = attrs.field(factory=dict)
+    finished: bool = False
+
+    def __str__(self) -> str:
+        return "".join(["".join(pieces) for pieces in list(self.parts.values())])
+
+
+def _id(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _index(value: Any) -> int | None:
+    return value if isinstance(value, int) else None
+
+
+def _object(value: Any) -> Item | None:
+    return value if isinstance(value, dict) else None
+
+
 def _objects(value: Any) -> list[Item]:
     return [part for part in value if isinstance(part, dict)] if isinstance(value, list) else []
-
-
-def _joined(parts: Mapping[Any, list[str]]) -> str:
-    return "".join(["".join(pieces) for pieces in list(parts.values())])
 
 
 def _text_of(item: Item) -> str:

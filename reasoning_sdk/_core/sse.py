@@ -21,7 +21,7 @@ MAX_EVENT_SIZE = 64 * 1024 * 1024
 _BOM = b"\xef\xbb\xbf"
 _LF, _CR = 10, 13
 _new = ServerSentEvent.__new__
-_MAX_RETRY_DIGITS = 18
+_MAX_RETRY_DIGITS = 18  # more is no time to wait, and int() refuses thousands
 
 
 def iter_events(
@@ -31,7 +31,7 @@ def iter_events(
 
     Args:
         chunks: The bytes as they arrive.
-        max_event_size: The most bytes that one event's lines may have.
+        max_event_size: The most bytes that one event's lines may have, comments aside.
 
     Yields:
         Each event as soon as its last byte is in. One cut off by the end of the stream is none.
@@ -99,6 +99,7 @@ class SSEDecoder:
             self._read(chunk, events)
         except ProtocolError as exc:
             self._error = exc
+            self._between_events = False
             if not events:
                 raise
         return events
@@ -114,7 +115,8 @@ class SSEDecoder:
             self._read_complete(lines, events)
         if end < len(chunk):
             self._line.add(chunk[end:])
-            self._check_size(self._line.size)
+            if not self._line.is_comment:
+                self._check_size(self._line.size)
         self._between_events = not (
             self._begun or self._line.size or self._after_cr or self._start is not None
         )
@@ -223,9 +225,8 @@ class SSEDecoder:
         for line in lines[:-1].split(b"\n"):
             if not line:
                 self._dispatch(events)
-                continue
-            self._check_size(len(line))
-            if not line.startswith(b":"):
+            elif not line.startswith(b":"):
+                self._check_size(len(line))
                 self._read_field(line)
 
     def _read_field(self, line: bytes) -> None:
@@ -269,6 +270,7 @@ class _OpenLine:
 
     def __init__(self) -> None:
         self.size = 0
+        self.is_comment = False
         self._pieces: list[bytes] = []
         self._next_group: float = self._GROUP
         self._texts: list[str] = []
@@ -278,6 +280,10 @@ class _OpenLine:
         return bool(self._texts)
 
     def add(self, piece: bytes) -> None:
+        if self.is_comment:  # nothing but its colon is held, however long it gets
+            return
+        if not self.size and piece.startswith(b":"):
+            self.is_comment, piece = True, b":"
         self.size += len(piece)
         self._pieces.append(piece)
         if self.size >= self._next_group:

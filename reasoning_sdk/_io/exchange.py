@@ -12,7 +12,9 @@ and the deadline holds per receive only.
 
 import http.client
 import io
+import os
 import socket
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -28,6 +30,8 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 __all__ = ["Exchange", "Session"]
 
 _BUFFER_SIZE = 64 * 1024
+_RESET = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)  # linger, for no time
+_MOST_IDLE = 100
 _current: "ContextVar[Exchange | None]" = ContextVar("current exchange", default=None)
 
 
@@ -42,6 +46,7 @@ class Exchange:
         self._aborted = False
         self._deadline = _from_now(timeout)
         self._socket: Any = None
+        self._pid = os.getpid()
         self._lock = threading.RLock()  # reentrant: a signal handler may close what it interrupts
 
     @property
@@ -100,9 +105,24 @@ class Exchange:
 
     def abort(self) -> None:
         """Shut the socket down, which wakes whoever waits for it."""
+        if self._pid != os.getpid():  # a fork has made this; the connection is the parent's
+            return
         with self._lock:
             self._aborted = True
             self._shut_down()
+
+    def hang_up(self) -> None:
+        """Close the socket, if it has not been closed, and tell the peer at once.
+
+        Without the reset a peer that is sending may go on waiting for room, for a long time: what
+        was shut down takes nothing more, and not every kernel says so.
+        """
+        with self._lock:
+            if self._socket is not None:
+                with suppress(OSError):  # it is closed
+                    self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                self._socket.close()
+                self._socket = None
 
     def _shut_down(self) -> None:
         sock = getattr(self._socket, "socket", self._socket)  # TLS in TLS wraps one
@@ -139,6 +159,7 @@ class _Reader(io.RawIOBase):
     """The bottom of an answer: receives within the deadline of its exchange."""
 
     def __init__(self, raw: Any, sock: Any, exchange: Exchange) -> None:
+        self.ended = False
         self._raw = raw
         self._socket = sock
         self._exchange = exchange
@@ -149,6 +170,7 @@ class _Reader(io.RawIOBase):
     def readinto(self, buffer: Any) -> int | None:
         self._socket.settimeout(self._exchange.remaining())
         received: int | None = self._raw.readinto(buffer)
+        self.ended = received == 0
         return received
 
     def close(self) -> None:
@@ -159,12 +181,19 @@ class _Reader(io.RawIOBase):
 class _Response(http.client.HTTPResponse):
     """An answer over :class:`_Reader` that reads HTTP chunks in batches."""
 
+    _reader: _Reader | None = None
+
     def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
         exchange = _current.get()
         if exchange is not None:
-            reader = _Reader(self.fp.detach(), sock, exchange)
-            self.fp = io.BufferedReader(reader, _BUFFER_SIZE)
+            self._reader = _Reader(self.fp.detach(), sock, exchange)
+            self.fp = io.BufferedReader(self._reader, _BUFFER_SIZE)
+
+    def begin(self) -> None:
+        super().begin()
+        if self._reader is not None and self._reader.ended:  # which http.client does not mind
+            raise http.client.RemoteDisconnected("it ended in its headers")
 
     def read1(self, n: int = -1) -> bytes:
         if not self.chunked or self.fp is None:
@@ -178,8 +207,12 @@ class _Response(http.client.HTTPResponse):
             self.fp.read(used)
             if payload:
                 return payload
-            if self._get_chunk_left() is None:  # type: ignore[attr-defined]
+            left = self._get_chunk_left()  # type: ignore[attr-defined]
+            if left is None:
                 return b""
+            if left < 0:
+                self._close_conn()  # type: ignore[attr-defined]
+                raise http.client.IncompleteRead(b"")
 
 
 def _split_chunks(buffered: bytes, left: int | None) -> tuple[bytes, int, int | None]:
@@ -211,6 +244,8 @@ def _split_chunks(buffered: bytes, left: int | None) -> tuple[bytes, int, int | 
         if size <= 0:
             break  # the same ends the body
         position, left = line_end + 1, size
+    if left == 0 and buffered[position : position + 2] == b"\r\n":
+        position, left = position + 2, None  # lest the next read begins with the end of this chunk
     return b"".join(parts), position, left
 
 
@@ -267,6 +302,14 @@ class _Adapter(HTTPAdapter):
             manager.pool_classes_by_scheme = self._POOLS
         return manager
 
+    def close(self) -> None:
+        """Close the idle connections too, which urllib3 leaves to the garbage collector."""
+        for manager in (self.poolmanager, *self.proxy_manager.values()):
+            for key in manager.pools.keys():
+                with suppress(KeyError):
+                    manager.pools[key].close()
+        super().close()
+
 
 class Session(requests.Session):
     """A session whose requests an :class:`Exchange` bounds, and that follows no redirect."""
@@ -274,7 +317,7 @@ class Session(requests.Session):
     def __init__(self) -> None:
         super().__init__()
         for prefix in ("http://", "https://"):
-            self.mount(prefix, _Adapter())
+            self.mount(prefix, _Adapter(pool_maxsize=_MOST_IDLE))
 
     def get_redirect_target(self, resp: requests.Response) -> None:
         """None: requests would read the whole body of a redirect to know the next request."""

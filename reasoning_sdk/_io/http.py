@@ -19,7 +19,7 @@ from urllib3.util.response import is_fp_closed
 
 from reasoning_sdk._io.clock import SYSTEM_CLOCK, Clock
 from reasoning_sdk._io.exchange import Exchange, Session
-from reasoning_sdk._io.translate import FOREIGN, beginning, origin, status_error, translate
+from reasoning_sdk._io.translate import FOREIGN, Hide, beginning, origin, status_error, translate
 from reasoning_sdk.encoding import parse_json
 from reasoning_sdk.errors import (
     APIStatusError,
@@ -69,7 +69,7 @@ _HARMLESS_HEADERS = frozenset(
 )
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(r"([\x21-\x7e\x80-\xff]([\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?")
-_SECRET = re.compile(r"authorization|cookie|key|token|secret|signature|password", re.IGNORECASE)
+_UNFIT_FOR_URL = re.compile(r"[\x00-\x20\x7f]")
 
 
 def check_headers(headers: Mapping[Any, Any]) -> dict[str, str]:
@@ -94,10 +94,10 @@ def check_seconds(name: str, value: Any) -> None:
     """Let a timeout pass if it is a positive number of seconds or ``None``.
 
     Raises:
-        ConfigurationError: It is neither.
+        ConfigurationError: It is neither, or more than the system can wait.
     """
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if value is not None and not (number and value > 0):
+    if value is not None and not (number and 0 < value <= threading.TIMEOUT_MAX):
         raise ConfigurationError(f"{name} must be > 0 seconds or None, got {value!r}")
 
 
@@ -110,16 +110,17 @@ def check_url(name: str, url: Any, *, with_query: bool = False) -> str:
     try:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        usable = usable and not _UNFIT_FOR_URL.search(url)
     except (AttributeError, TypeError, ValueError):
         usable = False
     if not usable:
         shown = repr(url) if isinstance(url, str) and "@" not in url else "something else"
         raise ConfigurationError(f"{name} must be an http or https URL, got {shown}")
-    if parts.username is not None or parts.fragment:
+    if parts.username is not None or "#" in url:
         raise ConfigurationError(f"{name} must have no user, password or fragment")
     if with_query:
         return str(url)
-    if parts.query:
+    if "?" in url:
         raise ConfigurationError(f"{name} must have no query")
     return str(url).rstrip("/")
 
@@ -144,10 +145,10 @@ def check_event_stream(stream: "HTTPStream") -> None:
     """
     kind = stream.headers.get("content-type", "")
     if kind.partition(";")[0].strip().lower() != "text/event-stream":
-        shown = beginning(stream.read_beginning(_MAX_SHOWN, _SHOWN_SECONDS))
+        body = stream.read_beginning(_MAX_SHOWN, _SHOWN_SECONDS).decode("utf-8", "replace")
         raise ProtocolError(
             f"answer is no event stream: status {stream.status}, "
-            f"content type {kind or 'missing'}, body {shown}"
+            f"content type {stream.hide(kind) or 'missing'}, body {beginning(stream.hide(body))}"
         )
 
 
@@ -159,11 +160,13 @@ class Answer:
         status: The HTTP status, a success.
         headers: The headers, names in lower case.
         body: The body, its content coding undone.
+        hide: Hides what no error may tell.
     """
 
     status: int
     headers: Mapping[str, str]
     body: bytes
+    hide: Hide = attrs.field(factory=Hide, repr=False)
 
     def json(self) -> Any:
         """The body read as JSON, ``None`` when it is empty.
@@ -176,8 +179,9 @@ class Answer:
         try:
             return parse_json(self.body)
         except ValueError as exc:
-            kind = self.headers.get("content-type", "no content type")
-            raise ProtocolError(f"answer is not JSON but {kind}: {beginning(self.body)}") from exc
+            kind = self.hide(self.headers.get("content-type", "no content type"))
+            shown = beginning(self.hide(self.body.decode("utf-8", "replace")))
+            raise ProtocolError(f"answer is not JSON but {kind}: {shown}") from exc
 
 
 class HTTPTransport:
@@ -188,7 +192,8 @@ class HTTPTransport:
     request, as in many web servers) still find the connections that others have left open.
 
     Args:
-        authenticate: Gives the headers that authenticate, for each attempt anew.
+        authenticate: Gives the headers that authenticate, for each attempt anew. Those in
+            ``headers``, and a request's own, take their place.
         headers: Headers of every request.
         timeout: Seconds for an attempt: until a streamed answer begins, or a whole one ends.
         connect_timeout: Seconds of these for the connection.
@@ -284,6 +289,7 @@ class HTTPTransport:
         params: Mapping[str, str] | None = None,
         timeout: float | None = None,
         retry: bool = True,
+        exchange: Exchange | None = None,
     ) -> "HTTPStream":
         """Make a request and give its answer when the headers are in.
 
@@ -295,6 +301,7 @@ class HTTPTransport:
             params: The query.
             timeout: Seconds until the headers are in, in place of the transport's.
             retry: Whether a failed attempt is made again.
+            exchange: What to make the only attempt with, so that the caller can abort it.
 
         Raises:
             APIStatusError: The service answered with an error.
@@ -304,7 +311,7 @@ class HTTPTransport:
         """
 
         def begin() -> HTTPStream:
-            return self._open(method, url, body, headers, params, timeout)
+            return self._open(method, url, body, headers, params, timeout, exchange)
 
         return self._with_retries(begin) if retry else begin()
 
@@ -352,22 +359,26 @@ class HTTPTransport:
         headers: Mapping[str, str] | None,
         params: Mapping[str, str] | None,
         timeout: float | None,
+        exchange: Exchange | None = None,
     ) -> "HTTPStream":
         """One attempt: the answer's headers, after redirects."""
-        exchange = Exchange(self._timeout if timeout is None else timeout)
-        sent = CaseInsensitiveDict(self._headers)
+        exchange = exchange or Exchange(None)
+        exchange.extend(self._timeout if timeout is None else timeout)
+        sent = CaseInsensitiveDict(check_headers(self._authenticate()))
+        sent.update(self._headers)
         sent.update(check_headers(headers or {}))
-        sent.update(check_headers(self._authenticate()))
         request = requests.Request(method, url, headers=sent, data=body, params=params)
         if "Authorization" in sent:
             request.auth = _leave_headers
         stream = self._follow(request, exchange)
+        if self.closed:
+            stream.close()
+            raise StateError("the client was closed")
         if 200 <= stream.status < 300:
             return stream
         error_body = stream.read_beginning(_MAX_ERROR_BODY, _ERROR_BODY_SECONDS)
-        secrets = [value for name, value in sent.items() if _SECRET.search(name)]
         now = self._clock.time()
-        raise status_error(stream.status, stream.headers, error_body, secrets, now)
+        raise status_error(stream.status, stream.headers, error_body, stream.hide, now)
 
     @contextmanager
     def _session(self) -> Iterator[requests.Session]:
@@ -389,35 +400,39 @@ class HTTPTransport:
 
     def _follow(self, request: requests.Request, exchange: Exchange) -> "HTTPStream":
         """Send a request, and again to where it is redirected; credentials stay at home."""
-        home = origin(request.url)
+        home, hide = None, Hide()
         self._exchanges.add(exchange)
         try:
             for _ in range(_MAX_REDIRECTS):
                 with self._session() as session:
-                    stream = self._send(session, request, exchange, home)
-                target = _redirect_target(request, stream)
+                    prepared = _prepare(session, request, home)
+                    home = home or origin(str(prepared.url))
+                    hide.learn(prepared.headers)
+                    stream = self._send(session, prepared, exchange, hide)
+                target = _redirect_target(prepared, stream)
                 if target is None:
                     self._streams[id(stream)] = stream
                     return stream
-                stream.close()
+                stream.leave()
                 log.debug("redirected to %s", origin(target))
-                request.url, request.params = target, {}
+                request.url = target
+                request.params = dict.fromkeys(session.params)  # type: ignore[arg-type]  # none
         finally:
             self._exchanges.discard(exchange)
         raise ProtocolError(f"more than {_MAX_REDIRECTS} redirects from {home}")
 
     def _send(
-        self, session: requests.Session, request: requests.Request, exchange: Exchange, home: str
+        self,
+        session: requests.Session,
+        prepared: requests.PreparedRequest,
+        exchange: Exchange,
+        hide: Hide,
     ) -> "HTTPStream":
-        where = origin(request.url)
+        where = origin(str(prepared.url))
         if self.closed:
             raise StateError("the client is closed")
         try:
             remaining = exchange.remaining()
-            prepared = session.prepare_request(request)
-            if where != home:
-                for name in [n for n in prepared.headers if n.lower() not in _HARMLESS_HEADERS]:
-                    del prepared.headers[name]
             settings = session.merge_environment_settings(prepared.url, {}, True, None, None)
             connect = min((s for s in (self._connect_timeout, remaining) if s), default=None)
             with exchange.current():
@@ -427,8 +442,28 @@ class HTTPTransport:
         except FOREIGN as exc:
             if self.closed:
                 raise StateError("the client was closed") from exc
-            raise translate(exc, where) from exc
-        return HTTPStream(response, exchange, where)
+            raise translate(exc, where, hide) from exc
+        return HTTPStream(response, exchange, where, hide)
+
+
+def _prepare(
+    session: requests.Session, request: requests.Request, home: str | None
+) -> requests.PreparedRequest:
+    """A request as it is sent: away from home, without what may be a credential.
+
+    What counts is the URL that requests has made of the one given: libraries do not agree on what
+    is the host in a strange one.
+    """
+    try:
+        prepared = session.prepare_request(request)
+        if home not in (None, origin(str(prepared.url))):
+            request.auth = _leave_headers  # what a session has may answer to challenges, too
+            prepared = session.prepare_request(request)
+            for name in [n for n in prepared.headers if n.lower() not in _HARMLESS_HEADERS]:
+                del prepared.headers[name]
+    except FOREIGN as exc:
+        raise translate(exc, origin(request.url), Hide()) from exc
+    return prepared
 
 
 def _leave_headers(request: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -436,17 +471,20 @@ def _leave_headers(request: requests.PreparedRequest) -> requests.PreparedReques
     return request
 
 
-def _redirect_target(request: requests.Request, stream: "HTTPStream") -> str | None:
+def _redirect_target(prepared: requests.PreparedRequest, stream: "HTTPStream") -> str | None:
     """Where to send a request again; ``None`` when its answer is what there is."""
     location = stream.headers.get("location")
-    followed = {307, 308} | ({301, 302, 303} if request.method in ("GET", "HEAD") else set())
+    followed = {307, 308} | ({301, 302, 303} if prepared.method in ("GET", "HEAD") else set())
     if location is None or stream.status not in followed:
         return None
-    target: str = urljoin(request.url, location)
-    scheme = urlsplit(target).scheme
-    if scheme not in ("http", "https") or (scheme == "http" and request.url.startswith("https:")):
+    url = str(prepared.url)
+    try:
+        target = urljoin(url, location.encode("latin-1").decode("utf-8", "replace"))
+        parts = urlsplit(target)
+    except ValueError:
         return None
-    return target
+    allowed = ("https",) if url.startswith("https:") else ("http", "https")
+    return target if parts.hostname and parts.scheme in allowed else None
 
 
 class HTTPStream:
@@ -455,11 +493,15 @@ class HTTPStream:
     Attributes:
         status: The HTTP status.
         headers: The headers, names in lower case.
+        hide: Hides what no error may tell.
     """
 
-    def __init__(self, response: requests.Response, exchange: Exchange, where: str) -> None:
+    def __init__(
+        self, response: requests.Response, exchange: Exchange, where: str, hide: Hide
+    ) -> None:
         self.status = response.status_code
         self.headers = {name.lower(): value for name, value in response.headers.items()}
+        self.hide = hide
         self._response = response
         self._exchange = exchange
         self._where = where
@@ -482,7 +524,7 @@ class HTTPStream:
     @classmethod
     def over(cls, response: requests.Response) -> "HTTPStream":
         """The body of a response that somebody else has asked for, with its own timeout."""
-        return cls(response, Exchange(None), origin(response.url))
+        return cls(response, Exchange(None), origin(response.url), Hide())
 
     def __iter__(self) -> Iterator[bytes]:
         seconds = self._exchange.receive_timeout
@@ -510,14 +552,17 @@ class HTTPStream:
                 self._end()
                 if self._closed:
                     return b""
-                raise translate(exc, self._where) from exc
+                raise translate(exc, self._where, self.hide) from exc
             except BaseException:  # the user's Ctrl-C, above all
                 self._end()
                 raise
             if self._closed or not data:
-                self._end()
+                self._end(whole=not self._closed)
                 return b""
-            return data
+        if self._exchange.aborted:  # just now, by a thread that has left the rest to this one
+            self.close()
+            return b""
+        return data
 
     def _receive(self) -> bytes:
         raw = self._response.raw
@@ -528,8 +573,10 @@ class HTTPStream:
                 return data
         return b""
 
-    def _end(self) -> None:
+    def _end(self, *, whole: bool = False) -> None:
         self._ended = True
+        if not whole:
+            self._exchange.hang_up()
         self._response.close()
 
     def read_all(self, max_size: int) -> Answer:
@@ -549,7 +596,8 @@ class HTTPStream:
                 parts.append(data)
             if self._closed:
                 raise StateError("the client was closed")
-            return Answer(status=self.status, headers=self.headers, body=b"".join(parts))
+            body = b"".join(parts)
+            return Answer(status=self.status, headers=self.headers, body=body, hide=self.hide)
 
     def read_beginning(self, size: int, seconds: float) -> bytes:
         """Read what comes of the body in so many bytes and seconds, and close."""
@@ -559,6 +607,10 @@ class HTTPStream:
             while len(content) < size and (data := self.read()):
                 content += data
         return content[:size]
+
+    def leave(self) -> None:
+        """Close what nobody reads, and let its exchange go on with another request."""
+        self._end()
 
     def read_rest(self, seconds: float) -> None:
         """Give the body a chance to end, so that its connection can be used again; then close."""

@@ -63,8 +63,12 @@ class BlockingReader(ABC, Generic[_T]):
             if self._ended or self._closing.is_set():
                 raise StopIteration
             self._batch = iter(self._next_batch())
+            if self._closing.is_set():  # meanwhile
+                self._batch = iter(())
+                raise StopIteration
         except StopIteration:
             self._ended = True
+            self._free()
             raise
         except ReasoningError as exc:
             self._ended = True

@@ -24,7 +24,7 @@ from reasoning_sdk.errors import (
 )
 from reasoning_sdk.retry import retry_after
 
-__all__ = ["FOREIGN", "beginning", "origin", "status_error", "translate"]
+__all__ = ["FOREIGN", "Hide", "beginning", "origin", "status_error", "translate"]
 
 FOREIGN = (requests.RequestException, urllib3_errors.HTTPError, http.client.HTTPException, OSError)
 
@@ -50,16 +50,62 @@ _NO_CONNECTION = (
     requests.exceptions.ProxyError,
     requests.exceptions.SSLError,
 )
+_MAX_TEXT = 2000
 _SHORTEST_SECRET = 6
+_SECRET_HEADER = re.compile(r"auth|cookie|key|token|secret|signature|password", re.IGNORECASE)
+_USER_OF_URL = re.compile(r"(?<=//)[^/\s]*@")
+
+
+class Hide:
+    """Puts stars in place of what the headers of requests keep secret. One thread at a time."""
+
+    def __init__(self) -> None:
+        self._words: set[str] = set()
+        self._pattern: re.Pattern[str] | None = None
+
+    def learn(self, headers: Mapping[str, Any]) -> None:
+        """Take note of the secrets among a request's headers."""
+        for name, value in headers.items():
+            if _SECRET_HEADER.search(name) and isinstance(value, str):
+                words = (value, *value.split()[1:])  # a scheme, such as Bearer, is none
+                self._words |= {word for word in words if len(word) >= _SHORTEST_SECRET}
+                self._pattern = None
+
+    def __call__(self, value: Any) -> Any:
+        """A text or a JSON value without secrets.
+
+        Raises:
+            RecursionError: It is nested too deeply.
+        """
+        if isinstance(value, str):
+            return self._compiled().sub("***", value) if self._words else value
+        if isinstance(value, list):
+            return [self(part) for part in value]
+        if isinstance(value, dict):
+            return {self(key): self(part) for key, part in value.items()}
+        return value
+
+    def inside(self, error: BaseException) -> None:
+        """Hide secrets in what an error says."""
+        error.args = tuple(map(self, error.args))
+        for name, value in vars(error).items():
+            if isinstance(value, str):
+                setattr(error, name, self(value))
+
+    def _compiled(self) -> re.Pattern[str]:
+        if self._pattern is None:  # to compile it costs more than most requests have use for
+            words = sorted(self._words, key=len, reverse=True)
+            self._pattern = re.compile("|".join(map(re.escape, words)), re.IGNORECASE)
+        return self._pattern
 
 
 def origin(url: str) -> str:
     """Scheme, host and port of a URL, in one form: what may be told of it."""
-    parts = urlsplit(url)
     try:
+        parts = urlsplit(url)
         port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
     except ValueError:
-        port = None
+        return "an address that cannot be read"
     host = (parts.hostname or "").lower()
     return f"{parts.scheme.lower()}://{f'[{host}]' if ':' in host else host}:{port}"
 
@@ -71,20 +117,24 @@ def beginning(body: bytes | str, size: int = 200) -> str:
     return repr(text if len(text) <= size else text[:size] + "…")
 
 
-def translate(error: BaseException, where: str) -> ReasoningError:
+def translate(error: BaseException, where: str, hide: Hide) -> ReasoningError:
     """The error of ours for one of a library below.
 
     Args:
-        error: One of :data:`FOREIGN`.
+        error: One of :data:`FOREIGN`. It is to be the new one's cause: what it tells of secrets
+            is taken out of it.
         where: The origin that was asked.
+        hide: Hides what must not be told, even if the service repeats it.
     """
+    for shown in _all_in_traceback(error):
+        hide.inside(shown)
     chain = list(_causes(error))
 
     def found(*kinds: type[BaseException]) -> BaseException | None:
         return next((exc for exc in chain if isinstance(exc, kinds)), None)
 
     reason = _reason(chain)
-    if found(*_UNUSABLE):
+    if found(*_UNUSABLE) or (type(error) is OSError and error.errno is None):  # no CA bundle there
         return ConfigurationError(f"cannot make a request to {where}: {reason}")
     if found(ssl.SSLCertVerificationError):
         wrong = ConnectError(f"the certificate of {where} cannot be trusted: {reason}")
@@ -94,7 +144,7 @@ def translate(error: BaseException, where: str) -> ReasoningError:
         return ConnectError(f"cannot connect to {where}: {reason}")
     if found(requests.ConnectTimeout, urllib3_errors.ConnectTimeoutError):
         return ConnectTimeoutError(f"no connection to {where} in time")
-    if found(urllib3_errors.ReadTimeoutError, TimeoutError):
+    if found(requests.Timeout, urllib3_errors.ReadTimeoutError, TimeoutError):
         return RequestTimeoutError(f"no answer from {where} in time")
     if found(*_UNREADABLE) and not found(http.client.RemoteDisconnected):
         return ProtocolError(f"what {where} sends cannot be read: {reason}")
@@ -111,17 +161,26 @@ def _causes(error: BaseException | None) -> Iterable[BaseException]:
         error = next((e for e in inside if isinstance(e, BaseException)), error.__cause__)
 
 
+def _all_in_traceback(error: BaseException) -> list[BaseException]:
+    found = [error]
+    for exc in found:
+        near = (getattr(exc, "reason", None), exc.__cause__, exc.__context__, *exc.args)
+        found += [e for e in near if isinstance(e, BaseException) and e not in found]
+    return found
+
+
 def _reason(chain: list[BaseException]) -> str:
     innermost = chain[-1]
     if isinstance(innermost, OSError) and innermost.strerror:
         return innermost.strerror.lower()
     if isinstance(innermost, http.client.IncompleteRead):
         return "it ended in the middle"
-    return " ".join(str(innermost).split())[:300] or type(innermost).__name__
+    text = _USER_OF_URL.sub("***@", " ".join(str(innermost).split()))
+    return text[:300] or type(innermost).__name__
 
 
 def status_error(
-    status: int, headers: Mapping[str, str], body: bytes, secrets: Iterable[str], now: float
+    status: int, headers: Mapping[str, str], body: bytes, hide: Hide, now: float
 ) -> APIStatusError:
     """The error for an answer that is not a success.
 
@@ -129,14 +188,14 @@ def status_error(
         status: The HTTP status.
         headers: The answer's headers, names in lower case.
         body: The answer's body, or its beginning.
-        secrets: What must not be told, even if the service repeats it.
+        hide: Hides what must not be told, even if the service repeats it.
         now: Wall-clock seconds since the epoch.
     """
-    hide = _Hide(secrets)
     try:
         content = hide(parse_json(body))
-    except ValueError:
-        content = hide(body.decode("utf-8", "replace")[:2000])
+    except (ValueError, RecursionError):
+        content = hide(body.decode("utf-8", "replace"))[:_MAX_TEXT]
+    headers = {hide(name): hide(value) for name, value in headers.items() if name != "set-cookie"}
     code, message = _code_and_message(content)
     if not message and "location" in headers:
         message = f"a redirect to {origin(headers['location'])} that is not followed"
@@ -150,7 +209,7 @@ def status_error(
         hide(text),
         status_code=status,
         body=content,
-        headers={name: hide(value) for name, value in headers.items() if name != "set-cookie"},
+        headers=headers,
         request_id=request_id,
         retry_after=retry_after(headers, now),
         code=code,
@@ -163,27 +222,6 @@ def _phrase(status: int) -> str:
         return HTTPStatus(status).phrase
     except ValueError:
         return "unknown status"
-
-
-class _Hide:
-    """Puts stars in place of secrets, in text and in JSON."""
-
-    def __init__(self, secrets: Iterable[str]) -> None:
-        words = {word for secret in secrets for word in (secret, *secret.split())}
-        words = {word for word in words if len(word) >= _SHORTEST_SECRET}
-        ordered = sorted(words, key=len, reverse=True)
-        self._pattern = re.compile("|".join(map(re.escape, ordered))) if ordered else None
-
-    def __call__(self, value: Any) -> Any:
-        if self._pattern is None:
-            return value
-        if isinstance(value, str):
-            return self._pattern.sub("***", value)
-        if isinstance(value, list):
-            return [self(part) for part in value]
-        if isinstance(value, dict):
-            return {self(key): self(part) for key, part in value.items()}
-        return value
 
 
 def _code_and_message(content: Any) -> tuple[str | None, str]:
@@ -214,7 +252,8 @@ def _detail(detail: Any) -> Any:
         return detail
     parts = []
     for part in detail:
-        path = part.get("loc", ()) if isinstance(part, dict) else ()
-        text = part.get("msg", part) if isinstance(part, dict) else part
-        parts.append(": ".join((".".join(map(str, path)), str(text))) if path else str(text))
+        path = part.get("loc") if isinstance(part, dict) else None
+        text = str(part.get("msg", part) if isinstance(part, dict) else part)
+        where = ".".join(map(str, path if isinstance(path, list) else [path]))
+        parts.append(f"{where}: {text}" if path else text)
     return "; ".join(parts)

@@ -1,0 +1,1 @@
+"""What the library costs, beside others and beside the least that the work can cost."""

@@ -1,0 +1,409 @@
+"""The files of examples/, each run as a user would run it."""
+
+import contextlib
+import importlib.util
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import nbformat
+import pytest
+import requests
+from flask import Flask, Response, request
+from nbclient import NotebookClient
+from werkzeug.serving import make_server
+
+from reasoning_sdk import ServerSentEvent, iter_events
+from tests.support import recordings
+from tests.support.aimock import AimockServer
+from tests.support.llmock import LlmockServer
+from tests.support.scripted import (
+    Connection,
+    Handler,
+    ScriptedServer,
+    json_answer,
+    silence,
+    sse,
+)
+from tests.support.signals import interrupt
+
+pytestmark = pytest.mark.examples
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+DEADLINE = 30.0
+
+Scripted = Callable[..., ScriptedServer]
+
+
+def environment(base_url: str) -> dict[str, str]:
+    return {**os.environ, "OPENAI_BASE_URL": base_url, "OPENAI_API_KEY": "test-key"}
+
+
+def run(name: str, *arguments: str, base_url: str = "") -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, EXAMPLES / name, *arguments],
+        env=environment(base_url),
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+    )
+
+
+@contextlib.contextmanager
+def started(name: str, *arguments: str, base_url: str = "") -> Iterator["subprocess.Popen[str]"]:
+    with subprocess.Popen(
+        [sys.executable, EXAMPLES / name, *arguments],
+        env=environment(base_url),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def read(process: "subprocess.Popen[str]", characters: int) -> str:
+    assert process.stdout is not None
+    return process.stdout.read(characters)
+
+
+def test_every_example_is_run_here() -> None:
+    tests = Path(__file__).read_text()
+    names = [path.name for path in EXAMPLES.iterdir() if path.suffix in (".py", ".ipynb")]
+    assert [name for name in names if f'"{name}"' not in tests] == []
+
+
+# -- stream_text.py ------------------------------------------------------------------------------
+
+
+def test_stream_text_prints_the_answer(llmock_server: LlmockServer) -> None:
+    llmock_server.scenario(
+        [
+            {"type": "fail", "status": 503},
+            {"type": "reply", "text": "It is the air that scatters blue."},
+        ]
+    )
+    done = run("stream_text.py", "Why is", "the sky blue?", base_url=llmock_server.base_url)
+    assert (done.returncode, done.stdout) == (0, "It is the air that scatters blue.\n")
+    assert llmock_server.requests()[-1]["body"]["input"] == "Why is the sky blue?"
+    llmock_server.assert_clean()
+
+
+def test_stream_text_says_what_went_wrong_after_the_text_so_far(
+    llmock_server: LlmockServer,
+) -> None:
+    llmock_server.scenario(
+        [
+            {"type": "reply", "text": "one two three four five six"},
+            {"type": "stream_fault", "kind": "truncate", "after_chunks": 6},
+        ]
+    )
+    done = run("stream_text.py", base_url=llmock_server.base_url)
+    assert done.returncode == 1
+    assert done.stdout.startswith("one ")
+    assert "StreamInterruptedError: stream closed before response.completed" in done.stderr
+
+
+def test_stream_text_ends_cleanly_with_ctrl_c(scripted: Scripted) -> None:
+    server = scripted(silence(first=recordings.cut_response()))
+    with started("stream_text.py", base_url=server.base_url) as process:
+        assert read(process, 10) == "Hello, wor"
+        interrupt(process.pid)
+        out, err = process.communicate(timeout=DEADLINE)
+    assert (process.returncode, out, err) == (130, "\n", "")
+    server.wait_no_connections(DEADLINE)
+
+
+# -- tool_call.py --------------------------------------------------------------------------------
+
+
+def test_tool_call_runs_the_function_and_answers(aimock_server: AimockServer) -> None:
+    done = run("tool_call.py", "What is the weather?", base_url=aimock_server.base_url)
+    assert done.stderr == ""
+    assert done.stdout == (
+        '-> get_weather({"city":"Paris","unit":"celsius"})\nIt is 21 degrees in Paris.\n'
+    )
+    last = aimock_server.requests()[-1]["body"]["messages"][-1]
+    assert (last["role"], last["tool_call_id"]) == ("tool", "call_weather_1")
+    assert json.loads(last["content"]) == {"city": "Paris", "temperature": 21, "unit": "celsius"}
+
+
+def test_tool_call_prints_an_answer_that_needs_no_tool(llmock_server: LlmockServer) -> None:
+    llmock_server.scenario([{"type": "reply", "text": "Hello."}])
+    done = run("tool_call.py", "Say hello.", base_url=llmock_server.base_url)
+    assert (done.returncode, done.stdout) == (0, "Hello.\n")
+
+
+def test_tool_call_tells_the_model_of_arguments_that_do_not_fit(
+    llmock_server: LlmockServer,
+) -> None:
+    call = {"name": "get_weather", "arguments": {"town": "Paris"}}
+    llmock_server.scenario(
+        [{"type": "reply", "tool_calls": [call]}, {"type": "reply", "text": "I was wrong."}]
+    )
+    done = run("tool_call.py", base_url=llmock_server.base_url)
+    assert (done.returncode, done.stdout.splitlines()[1]) == (0, "I was wrong.")
+    question, made, result = llmock_server.requests()[1]["body"]["input"]
+    assert question["role"] == "user"
+    assert made["call_id"] == result["call_id"]
+    assert "unexpected keyword argument" in json.loads(result["output"])["error"]
+    llmock_server.assert_clean()
+
+
+# -- background.py: no real server that runs here has background responses -------------------------
+
+
+def test_background_is_left_with_ctrl_c_and_resumed(scripted: Scripted) -> None:
+    events = recordings.background_response("One, two, three, four.", deltas=4)
+    first = events[:7]
+    server = scripted([silence(first=first), sse(recordings.after(events, 6))])
+    with started("background.py", "Count.", base_url=server.base_url) as process:
+        begun = recordings.text_of(first)
+        assert read(process, len(begun)) == begun
+        interrupt(process.pid)
+        out, err = process.communicate(timeout=DEADLINE)
+    assert (process.returncode, err) == (130, "")
+    assert out == "\nstill running; go on with: --resume resp_1 --after 6\n"
+    assert server.requests[0].json()["background"] is True
+
+    done = run("background.py", *out.split()[5:], base_url=server.base_url)
+    assert (done.returncode, begun + done.stdout) == (0, "One, two, three, four.\n")
+    assert server.requests[1].target == "/v1/responses/resp_1?stream=true&starting_after=6"
+
+
+def test_background_goes_on_by_itself_when_the_connection_breaks(scripted: Scripted) -> None:
+    events = recordings.background_response("One, two, three, four.", deltas=4)
+    server = scripted([sse(events[:7], then="reset"), sse(recordings.after(events, 6))])
+    done = run("background.py", base_url=server.base_url)
+    assert (done.returncode, done.stdout) == (0, "One, two, three, four.\n")
+
+
+# -- event_source.py -----------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def serving(app: Flask) -> Iterator[str]:
+    """The app on a real server, a thread for each request."""
+    server = make_server("127.0.0.1", 0, app, threaded=True)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_event_source_goes_on_where_a_connection_ended() -> None:
+    app = Flask("events")
+
+    @app.get("/events")
+    def events() -> Response:
+        number = int(request.headers.get("Last-Event-ID", 0))
+        if number == 4:
+            return Response(status=204)
+        lines = [f"id: {n}\nevent: tick\ndata: number {n}\n\n" for n in (number + 1, number + 2)]
+        return Response(["retry: 1\n\n", *lines], mimetype="text/event-stream")
+
+    with serving(app) as url:
+        done = run("event_source.py", f"{url}/events")
+    assert done.returncode == 0
+    assert done.stdout.splitlines() == [f"{n} tick: number {n}" for n in (1, 2, 3, 4)]
+    assert done.stderr.splitlines() == ["reconnecting, attempt 1"] * 2
+
+
+def test_event_source_says_what_went_wrong() -> None:
+    with serving(Flask("nothing")) as url:
+        done = run("event_source.py", f"{url}/events")
+    assert done.returncode == 1
+    assert done.stderr.startswith("NotFoundError: 404 Not Found")
+
+
+# -- relay_flask.py ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def relay(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], str]]:
+    """Serves the app in front of the upstream at a base URL; gives the app's URL."""
+    with contextlib.ExitStack() as stack:
+
+        def serve(base_url: str, ping_seconds: float = 15.0) -> str:
+            monkeypatch.setenv("OPENAI_BASE_URL", base_url)
+            monkeypatch.setenv("OPENAI_API_KEY", "test-key")
+            monkeypatch.setenv("OPENAI_REQUEST_MAX_RETRIES", "0")
+            module = load("relay_flask.py")
+            module.app.config["PING_SECONDS"] = ping_seconds
+            stack.callback(lambda: module.client().close())
+            return stack.enter_context(serving(module.app))
+
+        yield serve
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("example", EXAMPLES / name)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def ask(url: str, **options: Any) -> requests.Response:
+    body = {"question": "Why is the sky blue?"}
+    return requests.post(f"{url}/ask", json=body, timeout=DEADLINE, **options)
+
+
+def events_of(got: requests.Response) -> list[ServerSentEvent]:
+    assert got.headers["Content-Type"].startswith("text/event-stream")
+    return list(iter_events([got.content]))
+
+
+def test_relay_streams_the_answer(relay: Callable[..., str], llmock_server: LlmockServer) -> None:
+    llmock_server.scenario([{"type": "reply", "text": "Grüße,\n東京!"}])
+    with ask(relay(llmock_server.base_url)) as got:
+        *texts, done = events_of(got)
+    assert {event.event for event in texts} == {"text"}
+    assert "".join(event.json() for event in texts) == "Grüße,\n東京!"
+    assert done.event == "done"
+    assert done.json()["usage"]["output_tokens"] > 0
+    assert llmock_server.requests()[0]["body"]["input"] == "Why is the sky blue?"
+    llmock_server.assert_clean()
+
+
+def test_relay_passes_a_piece_on_when_it_arrives(
+    relay: Callable[..., str], scripted: Scripted
+) -> None:
+    events = recordings.text_response("Hello, world!", deltas=2)
+    second = [event["type"] for event in events].index("response.output_text.delta") + 1
+    server = scripted(sse(events, gates={second: "second"}))
+    with ask(relay(server.base_url), stream=True) as got:
+        arriving = iter_events(got.raw.stream())
+        assert next(arriving).json() == "Hello,"
+        server.open("second")
+        assert [event.event for event in arriving] == ["text", "done"]
+
+
+def test_relay_says_that_an_answer_was_cut(relay: Callable[..., str], scripted: Scripted) -> None:
+    server = scripted(sse(recordings.cut_response()))
+    with ask(relay(server.base_url)) as got:
+        *texts, error = events_of(got)
+    assert "".join(event.json() for event in texts) == "Hello, wor"
+    assert error.event == "error"
+    assert error.json() == {"message": "the answer broke off", "retryable": True}
+
+
+@pytest.mark.parametrize(
+    ("handler", "status", "said"),
+    [
+        (json_answer(429, {}, {"Retry-After": "7"}), 429, "too many questions at the moment"),
+        (json_answer(401, {"error": {"message": "bad key"}}), 502, "the service cannot be asked"),
+        (json_answer(503, {}), 502, "the service cannot be asked"),
+        (json_answer(400, {"error": {"message": "too long"}}), 400, "too long"),
+        (lambda connection: connection.reset(), 502, "the service cannot be asked"),
+    ],
+    ids=["429", "401", "503", "400", "reset"],
+)
+def test_relay_answers_with_a_status_when_nothing_has_begun(
+    relay: Callable[..., str], scripted: Scripted, handler: Handler, status: int, said: str
+) -> None:
+    with ask(relay(scripted(handler).base_url)) as got:
+        assert got.status_code == status
+        assert got.json() == {"error": said}
+        assert got.headers.get("Retry-After") == ("7" if status == 429 else None)
+
+
+def busy(connection: Connection) -> None:
+    """An answer that never ends."""
+    fields = {"Content-Type": "text/event-stream", "Transfer-Encoding": "chunked"}
+    connection.headers(200, fields)
+    event = {"type": "response.output_text.delta", "item_id": "m", "delta": "on and on, " * 1000}
+    with contextlib.suppress(ConnectionError):
+        while True:
+            connection.chunk(recordings.to_sse([event]))
+    connection.close()
+
+
+@pytest.mark.parametrize("upstream", ["silent", "busy"])
+def test_relay_frees_the_upstream_when_the_browser_goes_away(
+    relay: Callable[..., str], scripted: Scripted, upstream: str
+) -> None:
+    handler = busy if upstream == "busy" else silence(first=recordings.cut_response())
+    server = scripted(handler)
+    url = relay(server.base_url, ping_seconds=0.02)
+    with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), DEADLINE) as browser:
+        body = b'{"question": "Why?"}'
+        head = "POST /ask HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        browser.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        received = b""
+        while b"event: text" not in received:
+            received += browser.recv(4096)
+        assert server.open_connections == 1
+    server.wait_no_connections(DEADLINE)
+
+
+def test_relay_tells_the_browser_when_it_shuts_down(
+    monkeypatch: pytest.MonkeyPatch, scripted: Scripted
+) -> None:
+    server = scripted(silence(first=recordings.cut_response()))
+    monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
+    monkeypatch.setenv("OPENAI_API_KEY", "test-key")
+    module = load("relay_flask.py")
+    with module.client() as client:
+        parts = module.relay(client.stream("x"), 15.0)
+        for _ in range(3):
+            assert "event: text" in next(parts)
+        client.close()
+        assert [part.partition("\n")[0] for part in parts] == ["event: error"]
+
+
+# -- notebook.ipynb ------------------------------------------------------------------------------
+
+
+def outputs_of(cell: Any) -> dict[str, str]:
+    """What a cell shows: its streams by name, its display by MIME type."""
+    shown: dict[str, str] = {}
+    for output in cell.outputs:
+        if output.output_type == "stream":
+            shown[output.name] = shown.get(output.name, "") + output.text
+        else:
+            shown.update(output.data)
+    return shown
+
+
+def test_notebook(llmock_server: LlmockServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    story = "Once upon a time there was a stream that was cut <b>short</b>."
+    llmock_server.scenario(
+        [
+            {"type": "reply", "text": "The air scatters blue light more than red."},
+            {"type": "reply", "text": "one two three four five six seven eight"},
+            {"type": "reply", "text": story, "finish_reason": "length"},
+        ]
+    )
+    for name, value in environment(llmock_server.base_url).items():
+        monkeypatch.setenv(name, value)
+    notebook = nbformat.read(EXAMPLES / "notebook.ipynb", as_version=4)
+    nbformat.validate(notebook)
+    NotebookClient(notebook, timeout=DEADLINE, kernel_name="python3").execute()
+    cells = {cell.id: outputs_of(cell) for cell in notebook.cells if cell.cell_type == "code"}
+
+    assert cells["stream"] == {"stdout": "The air scatters blue light more than red."}
+    assert "The air scatters blue light more than red." in cells["shown-stream"]["text/html"]
+    assert cells["shown-stream"]["text/plain"].startswith("<ResponseStream COMPLETED resp_")
+    assert "completed" in cells["shown-response"]["text/html"]
+    assert cells["shown-response"]["text/plain"].startswith("<Response resp_")
+    assert cells["stopped"]["stdout"].split() == ["one", "two", "three", "four"]
+    assert cells["shown-stopped"]["text/plain"].startswith("<ResponseStream CLOSED resp_")
+    assert cells["error"] == {"stdout": f"max_output_tokens\n{story}\n"}
+    assert "cut &lt;b&gt;short" in cells["shown-error"]["text/html"]
+    assert "stderr" not in str(cells)
+    assert llmock_server.pending() == []

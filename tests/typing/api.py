@@ -1,0 +1,320 @@
+"""The types of the public names, checked by mypy (strict) and never run.
+
+A value is bound to a name of the type that it has to have, and to ``Any`` nowhere.
+"""
+
+import datetime
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import requests
+import sseclient
+
+from reasoning_sdk import (
+    APIStatusError,
+    AuthenticationError,
+    BadRequestError,
+    ConcurrencyError,
+    ConfigurationError,
+    ConflictError,
+    ConnectError,
+    ConnectionLostError,
+    ConnectTimeoutError,
+    EmptyActionError,
+    EventSinkError,
+    EventSource,
+    IdleTimeoutError,
+    InvalidEventError,
+    LeaseLostError,
+    LoopCanceledError,
+    LoopError,
+    LoopFailedError,
+    MaxDepthError,
+    MaxIterationsError,
+    NotFoundError,
+    PermissionDeniedError,
+    ProtocolError,
+    RateLimitError,
+    ReasoningError,
+    RecordNotFoundError,
+    RequestTimeoutError,
+    Response,
+    ResponseError,
+    ResponseEvent,
+    ResponseFailedError,
+    ResponseIncompleteError,
+    ResponsesClient,
+    ResponseStream,
+    RetryPolicy,
+    SerializationError,
+    ServerError,
+    ServerSentEvent,
+    SSEDecoder,
+    StateError,
+    StorageError,
+    StoreError,
+    StreamInterruptedError,
+    ToolArgumentsError,
+    ToolError,
+    ToolExecutionError,
+    ToolNotFoundError,
+    ToolTimeoutError,
+    TransportError,
+    UnprocessableEntityError,
+    __version__,
+    iter_events,
+    sse_client,
+)
+
+version: str = __version__
+
+# -- the Responses API -------------------------------------------------------------------------
+
+client: ResponsesClient = ResponsesClient()
+client = ResponsesClient("gpt-5")
+client = ResponsesClient(
+    "gpt-5",
+    base_url="https://api.example/v1",
+    api_key="",
+    timeout=600,
+    connect_timeout=None,
+    idle_timeout=None,
+    retry=RetryPolicy(max_attempts=2),
+    headers={"x-team": "a"},
+    session=requests.Session(),
+    fixture=Path("recorded.txt"),
+)
+
+
+def fresh_key() -> str:
+    return ""
+
+
+client = ResponsesClient(api_key=fresh_key, fixture="recorded.txt")
+model: str | None = client.model
+base_url: str = client.base_url
+
+with ResponsesClient("gpt-5") as entered_client:
+    same_client: ResponsesClient = entered_client
+
+response: Response = client.create("Why?")
+response = client.create([{"role": "user", "content": "Why?"}], tools=[{"type": "web_search"}])
+response = client.create(None, previous_response_id="resp_1", temperature=0.5, metadata={"k": "v"})
+response = client.retrieve("resp_1")
+response = client.cancel("resp_1")
+client.delete("resp_1")
+client.close()
+
+for input_item in client.input_items("resp_1"):
+    input_json: dict[str, Any] = input_item
+
+stream: ResponseStream = client.resume("resp_1")
+stream = client.resume("resp_1", starting_after=41)
+stream = client.stream(
+    "Why?",
+    model="gpt-5",
+    instructions="Be brief.",
+    tools=({"type": "function", "name": "f"},),
+    previous_response_id="resp_1",
+    extra_headers={"x-trace": "1"},
+    request_timeout=5,
+    background=True,
+)
+
+with client.stream("Why?") as entered_stream:
+    same_stream: ResponseStream = entered_stream
+    for stream_event in entered_stream:
+        event: ResponseEvent = stream_event
+        event_type: str = event.type
+        event_data: dict[str, Any] = event.data
+        number: int | None = event.sequence_number
+
+next_event: ResponseEvent = next(stream)
+events: Iterator[ResponseEvent] = iter(stream)
+deltas: Iterator[str] = stream.text_deltas()
+items: Iterator[dict[str, Any]] = stream.output_items()
+response = stream.until_done()
+stream.close()
+stream_id: str | None = stream.response_id
+request_id: str | None = stream.request_id
+stream_text: str = stream.text
+stream_items: list[dict[str, Any]] = stream.items
+stream_usage: dict[str, Any] | None = stream.usage
+stream_headers: Mapping[str, str] = stream.headers
+
+response = Response({"id": "resp_1"})
+response_id: str = response.id
+status: str = response.status
+response_model: str = response.model
+output: list[dict[str, Any]] = response.output
+output_text: str = response.output_text
+usage: dict[str, Any] | None = response.usage
+response_error: dict[str, Any] | None = response.error
+details: dict[str, Any] | None = response.incomplete_details
+whole: dict[str, Any] = response.data
+
+# -- server-sent events ------------------------------------------------------------------------
+
+with EventSource("https://api.example/events") as entered_source:
+    same_source: EventSource = entered_source
+    for source_event in entered_source:
+        sse: ServerSentEvent = source_event
+
+
+def fresh_headers() -> dict[str, str]:
+    return {}
+
+
+def on_reconnect(attempt: int) -> None: ...
+
+
+source = EventSource(
+    "https://api.example/events",
+    method="POST",
+    json={"at": [1, None]},
+    headers=fresh_headers,
+    session=requests.Session(),
+    retry=RetryPolicy(),
+    last_event_id="7",
+    idle_timeout=30,
+    timeout=10,
+    on_reconnect=on_reconnect,
+)
+source = EventSource("https://api.example/events", headers={"x": "y"}, idle_timeout=None)
+next_sse: ServerSentEvent = next(source)
+source_events: Iterator[ServerSentEvent] = source.events()
+last_event_id: str = source.last_event_id
+source.close()
+
+sse = ServerSentEvent(event="tick", data="{}", id="1", retry=250)
+sse_event: str = sse.event
+sse_data: str = sse.data
+sse_id: str = sse.id
+sse_retry: int | None = sse.retry
+event = ResponseEvent(type="error", data={}, sequence_number=None)
+
+decoder = SSEDecoder(max_event_size=1024, last_event_id="7")
+fed: list[ServerSentEvent] = decoder.feed(b"data: x\n\n")
+decoder_id: str = decoder.last_event_id
+decoder_retry: int | None = decoder.retry
+chunks: Iterable[bytes] = requests.get("https://api.example/events", timeout=1).iter_content()
+decoded: Iterator[ServerSentEvent] = iter_events(chunks, max_event_size=1024)
+decoded = iter_events([b"data: x\n\n"])
+their_client: sseclient.SSEClient = sse_client(requests.Response())
+
+# -- retries -----------------------------------------------------------------------------------
+
+policy: RetryPolicy = RetryPolicy(
+    initial_interval=1,
+    multiplier=2,
+    max_interval=30,
+    randomization_factor=0,
+    max_attempts=None,
+    max_elapsed_time=None,
+    max_retry_after=60,
+)
+delays: Iterator[float] = policy.delays()
+seconds: float = policy.initial_interval
+most: int | None = policy.max_attempts
+longest: float | None = policy.max_elapsed_time
+
+# -- errors ------------------------------------------------------------------------------------
+
+try:
+    client.create("Why?")
+except RateLimitError as rate_limited:
+    code: int = rate_limited.status_code
+    body: Any = rate_limited.body
+    headers: Mapping[str, str] = rate_limited.headers
+    error_request_id: str | None = rate_limited.request_id
+    wait: float | None = rate_limited.retry_after
+    error_code: str | None = rate_limited.code
+    error_message: str = rate_limited.message
+except ResponseFailedError as failed:
+    error_code = failed.code
+    error_message = failed.message
+    wait = failed.retry_after
+except ResponseIncompleteError as incomplete:
+    reason: str | None = incomplete.reason
+except ConnectionLostError as lost:
+    attempts: int = lost.attempts
+    close_code: int | None = lost.close_code
+    last_error: BaseException | None = lost.last_error
+except InvalidEventError as invalid:
+    path: str = invalid.path
+except LoopFailedError as loop_failed:
+    payload: Any = loop_failed.payload
+except ReasoningError as any_error:
+    retryable: bool = any_error.retryable
+    arrived_id: str | None = any_error.response_id
+    arrived: Sequence[Mapping[str, Any]] = any_error.items
+    arrived_text: str = any_error.text
+
+status_class: type[APIStatusError] = APIStatusError.for_status(404)
+status_errors: list[type[APIStatusError]] = [
+    BadRequestError,
+    AuthenticationError,
+    PermissionDeniedError,
+    NotFoundError,
+    ConflictError,
+    UnprocessableEntityError,
+    RateLimitError,
+    ServerError,
+]
+transport_errors: list[type[TransportError]] = [
+    ConnectError,
+    ConnectTimeoutError,
+    RequestTimeoutError,
+    IdleTimeoutError,
+    ConnectionLostError,
+    StreamInterruptedError,
+]
+timeouts: list[type[TimeoutError]] = [RequestTimeoutError, IdleTimeoutError, ConnectTimeoutError]
+response_errors: list[type[ResponseError]] = [
+    StreamInterruptedError,
+    ResponseFailedError,
+    ResponseIncompleteError,
+]
+value_error: type[ValueError] = ConfigurationError
+type_error: type[TypeError] = InvalidEventError
+runtime_errors: list[type[RuntimeError]] = [StateError, ConcurrencyError]
+tool_errors: list[type[ToolError]] = [
+    ToolNotFoundError,
+    ToolExecutionError,
+    ToolArgumentsError,
+    ToolTimeoutError,
+]
+store_errors: list[type[StoreError]] = [
+    RecordNotFoundError,
+    StorageError,
+    SerializationError,
+    LeaseLostError,
+]
+loop_errors: list[type[LoopError]] = [
+    LoopFailedError,
+    MaxIterationsError,
+    MaxDepthError,
+    EmptyActionError,
+    LoopCanceledError,
+]
+others: list[type[ReasoningError]] = [ProtocolError, EventSinkError]
+
+# -- what has to be refused --------------------------------------------------------------------
+# An ignore that silences nothing is an error here, so these lines fail when the types get looser.
+
+client.stream(42)  # type: ignore[arg-type]
+client.stream("Why?", tools="web_search")  # type: ignore[arg-type]
+client.retrieve(None)  # type: ignore[arg-type]
+client.model = 5  # type: ignore[assignment]
+ResponsesClient("gpt-5", "https://api.example/v1")  # type: ignore[call-arg]
+RetryPolicy(0.5)  # type: ignore[call-arg]
+RetryPolicy(initial_interval=datetime.timedelta(seconds=1))  # type: ignore[arg-type]
+policy.max_attempts = 5  # type: ignore[misc]
+response.data = {}  # type: ignore[misc]
+stream.text = ""  # type: ignore[misc]
+decoder.feed("text")  # type: ignore[arg-type]
+iter_events(["text"])  # type: ignore[list-item]
+EventSource(b"https://api.example")  # type: ignore[arg-type]
+EventSource("https://api.example", headers=fresh_key)  # type: ignore[arg-type]
+ServerSentEvent("message")  # type: ignore[call-arg]
