@@ -96,6 +96,9 @@ class RetryPolicy:
 class Retries:
     """The retries of one call: the next delay, or that there is none. One thread at a time.
 
+    Attributes:
+        attempts: How many retries have been granted.
+
     Args:
         policy: How to retry.
         started_at: The monotonic time of the first try.
@@ -104,10 +107,6 @@ class Retries:
     def __init__(self, policy: RetryPolicy, started_at: float) -> None:
         self._policy = policy
         self._started_at = started_at
-        self.reset()
-
-    def reset(self) -> None:
-        """Start again from the first delay, after a success."""
         self.attempts = 0
         self._intervals = backoff.expo(
             base=self._policy.multiplier,

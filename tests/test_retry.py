@@ -211,14 +211,6 @@ def test_time_is_counted_from_the_first_try():
     assert Retries(policy, 100.0).next_delay(109.6) is None
 
 
-def test_a_success_starts_the_delays_again():
-    retries = Retries(attrs.evolve(EXACT, max_attempts=2), 0.0)
-    assert [retries.next_delay(0.0) for _ in range(3)] == [0.5, 1.0, None]
-    retries.reset()
-    assert retries.attempts == 0
-    assert [retries.next_delay(0.0) for _ in range(3)] == [0.5, 1.0, None]
-
-
 def test_what_the_server_asks_for_takes_the_place_of_a_delay():
     retries = Retries(RetryPolicy(max_attempts=5, max_retry_after=60.0), 0.0)
     assert retries.next_delay(0.0, 0.0) == 0.0

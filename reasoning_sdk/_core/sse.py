@@ -19,7 +19,7 @@ __all__ = ["MAX_EVENT_SIZE", "SSEDecoder", "iter_events"]
 
 MAX_EVENT_SIZE = 64 * 1024 * 1024
 _BOM = b"\xef\xbb\xbf"
-_LF, _CR = 10, 13
+_LF, _CR, _COLON = 10, 13, 58
 _new = ServerSentEvent.__new__
 _MAX_RETRY_DIGITS = 18  # more is no time to wait, and int() refuses thousands
 
@@ -225,37 +225,44 @@ class SSEDecoder:
         for line in lines[:-1].split(b"\n"):
             if not line:
                 self._dispatch(events)
-            elif not line.startswith(b":"):
+                continue
+            if line[0] == _COLON:
+                continue
+            if self._size + len(line) > self._max_event_size:
                 self._check_size(len(line))
+            self._begun = True
+            self._size += len(line) + 1
+            if line[:6] == b"data: ":
+                self._data.append(line[6:].decode("utf-8", "replace"))
+            else:
                 self._read_field(line)
 
     def _read_field(self, line: bytes) -> None:
-        self._begun = True
-        self._size += len(line) + 1
         name, _, value = line.partition(b":")
-        value = value.removeprefix(b" ")
-        if name == b"data":
+        if value[:1] == b" ":
+            value = value[1:]
+        if name == b"event":
+            self._name = value.decode("utf-8", "replace")
+        elif name == b"id":
+            if 0 not in value:
+                self._id = value.decode("utf-8", "replace")
+        elif name == b"data":
             self._data.append(value.decode("utf-8", "replace"))
-        elif name == b"event":
-            self._name = value
-        elif name == b"id" and b"\0" not in value:
-            self._id = value.decode("utf-8", "replace")
         elif name == b"retry" and value.isdigit() and len(value) <= _MAX_RETRY_DIGITS:
             self.retry = self._block_retry = int(value)
 
     def _begin_event(self) -> None:
         self._begun = False
         self._size = 0
-        self._name = b""
+        self._name = ""
         self._data: list[str] = []
         self._block_retry = None
 
     def _dispatch(self, events: list[ServerSentEvent]) -> None:
         self.last_event_id = self._id
         if self._data:
-            name = self._name.decode("utf-8", "replace")
-            data = "\n".join(self._data)
-            events.append(_event(name, data, self.last_event_id, self._block_retry))
+            data = self._data[0] if len(self._data) == 1 else "\n".join(self._data)
+            events.append(_event(self._name, data, self._id, self._block_retry))
         self._begin_event()
 
 
