@@ -266,7 +266,7 @@ def test_no_key_is_an_error_that_says_what_to_do(
 ) -> None:
     if value is not None:
         monkeypatch.setenv("OPENAI_API_KEY", value)
-    with pytest.raises(r.ConfigurationError, match="no API key: give api_key.*OPENAI_API_KEY"):
+    with pytest.raises(r.ConfigurationError, match=r"no API key: give api_key.*OPENAI_API_KEY"):
         r.ResponsesClient("m")
 
 
@@ -274,9 +274,9 @@ def test_a_key_with_a_line_end_is_refused_and_not_told(monkeypatch: pytest.Monke
     with pytest.raises(r.ConfigurationError, match="Authorization") as caught:
         r.ResponsesClient("m", api_key=KEY + "\n")
     assert KEY not in str(caught.value)
-    with r.ResponsesClient("m", api_key=lambda: KEY + "\n") as made:
-        with pytest.raises(r.ConfigurationError) as caught:
-            made.stream("x")
+    made = r.ResponsesClient("m", api_key=lambda: KEY + "\n")
+    with pytest.raises(r.ConfigurationError) as caught:
+        made.stream("x")
     assert KEY not in str(caught.value)
 
 
@@ -700,17 +700,17 @@ def test_bad_lines_of_a_fixture_are_skipped_with_a_warning(
 def test_a_fixture_that_is_cut_is_a_stream_that_is_cut(tmp_path: Path) -> None:
     path = tmp_path / "stream.sse"
     path.write_text(rec.to_fixture(EVENTS[:-1]))
-    with r.ResponsesClient(fixture=path) as made:
-        with pytest.raises(r.StreamInterruptedError) as caught:
-            made.stream("x").until_done()
+    stream = r.ResponsesClient(fixture=path).stream("x")
+    with pytest.raises(r.StreamInterruptedError) as caught:
+        stream.until_done()
     assert caught.value.text == "Hello"
 
 
 @pytest.mark.parametrize("name", ["missing.sse", "."])
 def test_a_fixture_that_cannot_be_read(tmp_path: Path, name: str) -> None:
-    with r.ResponsesClient(fixture=tmp_path / name) as made:
-        with pytest.raises(r.ConfigurationError, match="cannot read fixture"):
-            made.stream("x")
+    made = r.ResponsesClient(fixture=tmp_path / name)
+    with pytest.raises(r.ConfigurationError, match="cannot read fixture"):
+        made.stream("x")
 
 
 # -- to close ----------------------------------------------------------------------------------

@@ -5,8 +5,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import urllib3
 
 import reasoning_sdk as r
+from reasoning_sdk._io.clock import Clock
 from tests.support import recordings as rec
 from tests.support.scripted import (
     Handler,
@@ -21,7 +23,10 @@ from tests.support.scripted import (
     sse,
 )
 
-pytestmark = pytest.mark.http
+FUTURE = hasattr(urllib3, "AsyncPoolManager")
+pytestmark = [pytest.mark.http]
+if FUTURE:  # a plain session leaves sockets of answers that were not read to the collector
+    pytestmark += [pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")]
 
 Scripted = Callable[..., ScriptedServer]
 TEXT = "Done in the background."
@@ -286,6 +291,18 @@ def test_to_resume_what_is_not_there(scripted: Scripted, client: Client) -> None
 # -- to close ----------------------------------------------------------------------------------
 
 
+class TellingClock(Clock):
+    """Tells when somebody is about to wait for more than a moment."""
+
+    def __init__(self) -> None:
+        self.waits_long = threading.Event()
+
+    def wait(self, event: threading.Event, seconds: float) -> bool:
+        if seconds > 1.0:
+            self.waits_long.set()
+        return super().wait(event, seconds)
+
+
 @pytest.mark.parametrize("by", ["stream", "client"])
 @pytest.mark.parametrize("where", ["the wait", "the headers", "the body"])
 def test_a_close_ends_a_stream_that_is_on_its_way_back(
@@ -307,17 +324,21 @@ def test_a_close_ends_a_stream_that_is_on_its_way_back(
         except BaseException as error:
             seen.append(error)
 
+    clock = stream._clock = TellingClock()
     thread = threading.Thread(target=read)
     thread.start()
     server.wait_for_requests(2)
-    if where == "the body":
+    if where == "the wait":
+        assert clock.waits_long.wait(5.0)
+    elif where == "the body":
         while stream._state.sequence_number != 4:
             threading.Event().wait(0.001)
     (stream if by == "stream" else made).close()
     thread.join(1.0)
     assert not thread.is_alive()
     assert seen in (ALL[:4], ALL[:5])
-    server.wait_no_connections()
+    if where != "the wait":  # in which a connection may be kept for the next request
+        server.wait_no_connections()
     with pytest.raises(r.StateError):
         stream.until_done()
 

@@ -305,7 +305,7 @@ class _Adapter(HTTPAdapter):
     def close(self) -> None:
         """Close the idle connections too, which urllib3 leaves to the garbage collector."""
         for manager in (self.poolmanager, *self.proxy_manager.values()):
-            for key in manager.pools.keys():
+            for key in getattr(manager.pools, "keys", tuple)():  # urllib3-future closes its own
                 with suppress(KeyError):
                     manager.pools[key].close()
         super().close()

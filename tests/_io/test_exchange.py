@@ -186,9 +186,12 @@ def test_one_deadline_bounds_headers_that_come_drop_by_drop(
 
     server = scripted(handle)
     started = time.monotonic()
-    with Session() as session, Exchange(0.2).current():
-        with pytest.raises(requests.RequestException, match="timed out"):
-            session.get(server.url(), timeout=0.2)
+    with (
+        Session() as session,
+        Exchange(0.2).current(),
+        pytest.raises(requests.RequestException, match="timed out"),
+    ):
+        session.get(server.url(), timeout=0.2)
     assert time.monotonic() - started < 2.0
 
 

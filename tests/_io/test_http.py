@@ -19,6 +19,7 @@ import requests
 import urllib3
 
 import reasoning_sdk as r
+from reasoning_sdk._io.clock import Clock
 from reasoning_sdk._io.http import (
     HTTPStream,
     HTTPTransport,
@@ -256,7 +257,7 @@ def test_an_answer_that_is_not_json_is_shown(scripted: Scripted, http: HTTPTrans
     server = scripted([answer(200, b"<p>hello"), answer(200, b"", content_type=None)])
     page = http.request("GET", server.url())
     assert page.body == b"<p>hello"
-    with pytest.raises(r.ProtocolError, match="answer is not JSON but text/plain.*'<p>hello'"):
+    with pytest.raises(r.ProtocolError, match=r"answer is not JSON but text/plain.*'<p>hello'"):
         page.json()
     assert http.request("GET", server.url()).json() is None
 
@@ -576,7 +577,7 @@ def test_tls_spoken_to_a_server_that_does_not(scripted: Scripted, once: HTTPTran
     server._serve = lambda connection: (
         connection.send(b"HTTP/1.1 400 No\r\n\r\n"),
         connection.close(),
-    )  # type: ignore[method-assign]  # noqa: E501
+    )  # type: ignore[method-assign]
     with pytest.raises(r.ConnectError):
         once.request("GET", server.url().replace("http:", "https:"))
 
@@ -714,7 +715,7 @@ def test_from_https_to_http_is_not_followed(
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(secure.ca_file))
     secure.then(redirect(plain.url("/"), 307), redirect(plain.url("/"), 307))
     for url in (secure.url("/"), secure.url("/").replace("https", "HTTPS")):
-        with pytest.raises(r.APIStatusError, match="307 .*not followed"):
+        with pytest.raises(r.APIStatusError, match=r"307 .*not followed"):
             http.request("GET", url)
     assert plain.requests == []
 
@@ -726,7 +727,7 @@ def test_where_nobody_can_go_is_not_followed(
     scripted: Scripted, http: HTTPTransport, location: str
 ) -> None:
     server = scripted(redirect(location, 307))
-    with pytest.raises(r.APIStatusError, match="307 .*not followed"):
+    with pytest.raises(r.APIStatusError, match=r"307 .*not followed"):
         http.request("GET", server.url("/"))
 
 
@@ -789,7 +790,7 @@ def test_an_untrusted_certificate_is_refused_at_once(
     scripted: Scripted, make: Make, fake_clock: FakeClock
 ) -> None:
     server = scripted(tls=True)
-    with pytest.raises(r.ConnectError, match="the certificate of .* cannot be trusted") as caught:
+    with pytest.raises(r.ConnectError, match=r"the certificate of .* cannot be trusted") as caught:
         make(clock=fake_clock).request("GET", server.url())
     assert caught.value.retryable is False
     assert fake_clock.waits == []
@@ -809,7 +810,7 @@ def test_a_bundle_that_is_not_there_is_a_matter_of_configuration(
     scripted: Scripted, make: Make, monkeypatch: pytest.MonkeyPatch, fake_clock: FakeClock
 ) -> None:
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere/ca.pem")
-    with pytest.raises(r.ConfigurationError, match="/nowhere/ca.pem"):
+    with pytest.raises(r.ConfigurationError, match=r"/nowhere/ca.pem"):
         make(clock=fake_clock).request("GET", scripted(tls=True).url())
     assert fake_clock.waits == []
 
@@ -1100,14 +1101,26 @@ def test_a_late_close_does_not_cut_the_next_request(
     assert server.accepted == 1
 
 
+class TellingClock(Clock):
+    """Tells when somebody is about to wait."""
+
+    def __init__(self) -> None:
+        self.waits = threading.Event()
+
+    def wait(self, event: threading.Event, seconds: float) -> bool:
+        self.waits.set()
+        return super().wait(event, seconds)
+
+
 def test_a_close_of_the_transport_ends_everything(scripted: Scripted, make: Make) -> None:
-    http = make(retry=r.RetryPolicy(initial_interval=60.0))
+    clock = TellingClock()
+    http = make(retry=r.RetryPolicy(initial_interval=60.0), clock=clock)
     server = scripted([silence(), silence(headers=False), silence(first=b"{"), answer(503)])
     reading = Raised(http.stream("GET", server.url()).read)
     asking = [Raised(lambda: http.request("POST", server.url())) for _ in range(2)]
     server.wait_for_requests(3)
     waiting = Raised(lambda: http.request("GET", server.url()))
-    server.wait_for_requests(4)
+    assert clock.waits.wait(5.0)
     http.close()
     http.close()
     assert http.closed
