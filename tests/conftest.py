@@ -58,8 +58,11 @@ def _no_surviving_threads() -> Iterator[None]:
     deadline = time.monotonic() + THREAD_GRACE
     left = []
     for thread in set(threading.enumerate()) - before:
-        # A notebook's client keeps the threads of its own sockets for the whole process.
+        # A notebook's client keeps the threads of its own sockets for the whole process, and
+        # urllib3-future one that watches its idle connections.
         if type(thread).__module__.partition(".")[0] in {"zmq", "ipykernel", "tornado"}:
+            continue
+        if "idle_conn_watch_task" in thread.name:
             continue
         thread.join(max(deadline - time.monotonic(), 0.0))
         if thread.is_alive():

@@ -3,6 +3,7 @@
 import http.client
 import re
 import ssl
+import traceback
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Any
@@ -128,6 +129,9 @@ def translate(error: BaseException, where: str, hide: Hide) -> ReasoningError:
     """
     for shown in _all_in_traceback(error):
         hide.inside(shown)
+        # Theirs have our headers in their frames, and themselves: a cycle that would keep alive
+        # what the frames that called them hold, a stream above all.
+        traceback.clear_frames(shown.__traceback__)
     chain = list(_causes(error))
 
     def found(*kinds: type[BaseException]) -> BaseException | None:

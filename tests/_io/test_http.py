@@ -337,6 +337,18 @@ def test_a_stream_that_is_forgotten_frees_its_connection(
     server.wait_no_connections()
 
 
+def test_a_failure_before_it_keeps_nothing_alive(scripted: Scripted, http: HTTPTransport) -> None:
+    server = scripted([reset(), silence(first=[b"data: x\n\n"])])
+    gc.disable()
+    try:
+        stream = http.stream("GET", server.url())
+        assert stream.read()
+        del stream
+        server.wait_no_connections(5.0)
+    finally:
+        gc.enable()
+
+
 # -- retries -----------------------------------------------------------------------------------
 
 FAILURES = [answer(408), answer(429), answer(500), answer(502), answer(503), answer(599)]
@@ -970,6 +982,20 @@ def test_an_answer_that_cannot_be_read_does_not_tell_credentials_either(
         with pytest.raises((r.ProtocolError, r.ConnectionLostError)) as caught:
             attempt()
         assert SECRET not in everything(caught.value)
+
+
+def test_the_frames_of_other_libraries_do_not_keep_credentials(
+    scripted: Scripted, once: HTTPTransport
+) -> None:
+    with pytest.raises(r.ConnectionLostError) as caught:
+        once.request("GET", scripted(reset()).url())
+    error: BaseException | None = caught.value
+    while error is not None:
+        shown = traceback.TracebackException.from_exception(error, capture_locals=True)
+        for frame in shown.stack:
+            if "site-packages" in frame.filename:
+                assert SECRET not in str(frame.locals)
+        error = error.__cause__ or error.__context__
 
 
 def test_what_a_session_adds_is_not_told_either(scripted: Scripted, make: Make) -> None:
