@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol, TextIO
 
 import typer
 from rich.console import Console, Group, RenderableType
@@ -22,7 +22,12 @@ from rich.panel import Panel
 from rich.text import Text
 
 from reasoning_sdk._version import __version__
-from reasoning_sdk.errors import ConfigurationError, ReasoningError, ResponseError
+from reasoning_sdk.errors import (
+    ConfigurationError,
+    InvalidEventError,
+    ReasoningError,
+    ResponseError,
+)
 from reasoning_sdk.events import ResponseEvent
 from reasoning_sdk.responses import ResponsesClient, ResponseStream
 
@@ -36,9 +41,9 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 FAILED, USAGE, NOT_COMPLETED, INTERRUPTED, BROKEN_PIPE = 1, 2, 3, 130, 141
 EXIT_CODES = (
-    "Exit codes: 0 the response is complete; 1 the service could not be asked; 2 wrong usage or "
-    "configuration; 3 the response failed, is incomplete or was cut off; 130 interrupted; "
-    "141 nobody reads the output."
+    "Exit codes: 0 the response is complete; 1 the service could not be asked, or the output not "
+    "written; 2 wrong usage or configuration; 3 the response failed, is incomplete or was cut off; "
+    "130 interrupted; 141 nobody reads the output."
 )
 
 app = typer.Typer(
@@ -76,7 +81,7 @@ def stream(
 ) -> None:
     """Ask a server and print the answer as it arrives. The key is taken from OPENAI_API_KEY."""
     with _exit_codes():
-        question = sys.stdin.read() if text == "-" else text
+        question = _standard_input() if text == "-" else text
         with _client(base_url, model) as client:
             _show(client.stream(question, instructions=instructions), as_json)
 
@@ -113,28 +118,53 @@ def _exit_codes() -> Iterator[None]:
     for file in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(file, io.TextIOWrapper):  # what cannot be written is no reason to stop
             file.reconfigure(errors="replace" if file is sys.stdin else "backslashreplace")
+    if sys.stdout is None:  # it was closed when Python began
+        _complain("standard output is closed")
+        raise typer.Exit(FAILED)
     try:
         yield
         sys.stdout.flush()
     except BrokenPipeError:
-        # What is still in the buffer has nowhere to go; Python would complain of it at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget(sys.stdout)
         raise typer.Exit(BROKEN_PIPE) from None
     except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
+        if sys.stderr is not None:  # print would take standard output in its place
+            print("\ninterrupted", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
     except ConfigurationError as exc:
-        _complain(exc)
+        _complain(str(exc))
         raise typer.Exit(USAGE) from exc
     except ReasoningError as exc:
-        _complain(exc)
+        _complain(str(exc))
         arrived = isinstance(exc, ResponseError) or exc.response_id is not None
         raise typer.Exit(NOT_COMPLETED if arrived else FAILED) from exc
+    except OSError as exc:
+        _forget(sys.stdout)
+        _complain(f"cannot write the output: {(exc.strerror or str(exc)).lower()}")
+        raise typer.Exit(FAILED) from None
 
 
-def _complain(error: ReasoningError) -> None:
-    line = Text.assemble(("error", "red"), f": {_visible(str(error))}")
-    Console(stderr=True).print(line, soft_wrap=True)
+def _forget(file: TextIO) -> None:
+    """Drop what is still in a buffer and cannot be written: Python would say so at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
+
+
+def _complain(problem: str) -> None:
+    line = Text.assemble(("error", "red"), f": {_visible(problem)}")
+    try:
+        Console(stderr=True).print(line, soft_wrap=True)
+    except OSError:  # there is nobody to tell; the exit code still does
+        _forget(sys.stderr)
+
+
+def _standard_input() -> str:
+    if sys.stdin is None:  # it was closed when Python began
+        raise ConfigurationError("standard input is closed")
+    try:
+        return sys.stdin.read()
+    except OSError as exc:
+        reason = (exc.strerror or str(exc)).lower()
+        raise ConfigurationError(f"cannot read standard input: {reason}") from exc
 
 
 def _visible(text: str) -> str:
@@ -145,6 +175,8 @@ def _visible(text: str) -> str:
 def _client(base_url: str | None, model: str | None) -> ResponsesClient:
     # A server of one's own mostly wants no key; OpenAI's own has to get one.
     key = os.environ.get("OPENAI_API_KEY") or ("" if base_url else None)
+    if base_url == os.environ.get("OPENAI_BASE_URL"):
+        base_url = None  # the client looks there itself, and names the variable in its errors
     return ResponsesClient(model, base_url=base_url, api_key=key)
 
 
@@ -187,7 +219,12 @@ class _JSONLines:
         self._ascii = not encoding.startswith("utf")  # JSON has a way to write the others
 
     def show(self, event: ResponseEvent) -> None:
-        print(json.dumps(event.data, ensure_ascii=self._ascii), flush=True)
+        try:
+            line = json.dumps(event.data, ensure_ascii=self._ascii)
+        except RecursionError:
+            problem = "an event is nested too deeply to be written as JSON"
+            raise InvalidEventError(problem) from None
+        print(line, flush=True)
 
 
 class _NewText:

@@ -15,11 +15,11 @@ from reasoning_sdk._io.http import (
     HTTPTransport,
     check_event_stream,
     check_headers,
-    check_seconds,
     check_url,
     is_passing,
 )
 from reasoning_sdk._io.reader import BlockingReader
+from reasoning_sdk.arguments import check_kind, check_seconds
 from reasoning_sdk.encoding import encode_json
 from reasoning_sdk.errors import (
     APIStatusError,
@@ -37,7 +37,9 @@ __all__ = ["EventSource", "sse_client"]
 log = logging.getLogger("reasoning_sdk.event_source")
 
 _RETRY = RetryPolicy(initial_interval=1.0, max_attempts=10)
+_CONNECT_TIMEOUT = 5.0
 _NO_RETRY = RetryPolicy(max_attempts=0)
+_METHOD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # which no header can have
 
@@ -64,7 +66,7 @@ class EventSource(BlockingReader[ServerSentEvent]):
             the count again.
         last_event_id: The last event id to begin with.
         idle_timeout: Seconds that a connection may go without an event; ``None`` is no limit.
-        timeout: Seconds of an attempt until its headers are in.
+        timeout: Seconds of an attempt until its headers are in; 5 of them for the connection.
         on_reconnect: Called with the attempt's number, from 1, before the wait for it.
 
     Raises:
@@ -102,6 +104,15 @@ class EventSource(BlockingReader[ServerSentEvent]):
         super().__init__()
         check_url("url", url, with_query=True)
         check_seconds("idle_timeout", idle_timeout)
+        check_seconds("timeout", timeout)
+        check_kind("method", method, (str,), "a str")
+        if not _METHOD.fullmatch(method):
+            raise ConfigurationError(f"method must be the name of an HTTP method, got {method!r}")
+        if not (headers is None or callable(headers)):
+            check_kind("headers", headers, (Mapping,), "a mapping or a callable that gives one")
+        check_kind("session", session, (requests.Session, type(None)), "a requests.Session")
+        check_kind("retry", retry, (RetryPolicy,), "a RetryPolicy")
+        check_kind("last_event_id", last_event_id, (str,), "a str")
         if _SURROGATE.search(last_event_id):
             raise ConfigurationError("last_event_id must be text that UTF-8 can encode")
         self._url = url
@@ -118,7 +129,7 @@ class EventSource(BlockingReader[ServerSentEvent]):
         self._transport = HTTPTransport(
             authenticate=self._request_headers,
             timeout=timeout,
-            connect_timeout=timeout,
+            connect_timeout=min(timeout or _CONNECT_TIMEOUT, _CONNECT_TIMEOUT),
             retry=_NO_RETRY,
             session=session,
         )

@@ -22,13 +22,13 @@ from reasoning_sdk._io.http import (
     HTTPTransport,
     check_event_stream,
     check_headers,
-    check_seconds,
     check_url,
     is_passing,
 )
 from reasoning_sdk._io.reader import BlockingReader
 from reasoning_sdk._io.translate import Hide
 from reasoning_sdk._version import __version__
+from reasoning_sdk.arguments import check_kind, check_seconds, shown
 from reasoning_sdk.encoding import encode_json, json_parser
 from reasoning_sdk.errors import (
     APIStatusError,
@@ -57,6 +57,8 @@ _RETRIED_STATUSES = frozenset({408, 409, 429})
 _REST_SECONDS = 0.05
 _PAGE = 100
 _MAX_DIGITS = 12
+_END_OF_SEQUENCE = 2**63
+_NONE = type(None)
 _new_event: Callable[[type[ResponseEvent]], ResponseEvent] = ResponseEvent.__new__
 
 
@@ -103,8 +105,15 @@ class ResponsesClient:
         session: requests.Session | None = None,
         fixture: str | os.PathLike[str] | None = None,
     ) -> None:
+        if not callable(api_key):
+            check_kind("api_key", api_key, (str, _NONE), "a str or a callable that gives one")
+        check_kind("retry", retry, (RetryPolicy, _NONE), "a RetryPolicy")
+        check_kind("headers", headers, (Mapping, _NONE), "a mapping")
+        check_kind("session", session, (requests.Session, _NONE), "a requests.Session")
+        check_kind("fixture", fixture, (str, os.PathLike, _NONE), "a path")
         self.model = model
-        self.base_url = check_url("base_url", base_url or _base_url_of_environment())
+        given = check_url("base_url", base_url) if base_url else None
+        self.base_url = given or _base_url_of_environment()
         self._fixture = fixture or os.environ.get("REASONING_SDK_SSE_FIXTURE") or None
         self._api_key = (os.environ.get("OPENAI_API_KEY") or None) if api_key is None else api_key
         if idle_timeout is _UNSET:
@@ -324,13 +333,14 @@ class ResponsesClient:
         Source: ``GET /responses/{id}?stream=true`` of the Responses API.
         """
         _path(response_id)
-        if starting_after is not None and not (type(starting_after) is int and starting_after >= 0):
-            raise ConfigurationError(f"starting_after must be an int >= 0, got {starting_after!r}")
+        if starting_after is not None:
+            _check_sequence_number("starting_after", starting_after)
         answer = self._reopen(response_id, starting_after, retry=True)
         return self._start(answer, resumable=True, state=ResponseState(response_id, starting_after))
 
     def _authentication(self) -> dict[str, str]:
         key = self._api_key() if callable(self._api_key) else self._api_key
+        check_kind("what api_key gives", key, (str, _NONE), "a str")
         return {"Authorization": f"Bearer {key}"} if key else {}
 
     def _body(
@@ -555,7 +565,7 @@ class ResponseStream(BlockingReader[ServerSentEvent]):
     @property
     def request_id(self) -> str | None:
         """The service's id of the request, for its support."""
-        return self.headers.get("x-request-id")
+        return self.headers.get("x-request-id") or self.headers.get("request-id")
 
     def __next__(self) -> ResponseEvent:
         while True:
@@ -591,19 +601,9 @@ class ResponseStream(BlockingReader[ServerSentEvent]):
         Raises:
             ReasoningError: As the iteration over the events.
         """
-        known = [self.text]
-        for event in self:
-            if event.type == "response.output_text.delta":
-                piece = event.data.get("delta")
-            elif event.type in _MAY_BRING_TEXT:
-                before, text = "".join(known), self.text
-                known = [before]
-                piece = text.removeprefix(before) if text.startswith(before) else ""
-            else:
-                continue
-            if piece:
-                known.append(piece)
-                yield piece
+        for _ in self:
+            if self._state.new_text:
+                yield self._state.new_text
 
     def until_done(self) -> Response:
         """Read the stream to its end. One thread at a time.
@@ -661,8 +661,9 @@ class ResponseStream(BlockingReader[ServerSentEvent]):
             )
 
     def _free(self) -> None:
-        if self._opening is not None:
-            self._opening.abort()
+        opening = self._opening
+        if opening is not None:
+            opening.abort()
         self._body.close()
 
     def _told(self, error: ReasoningError) -> ReasoningError:
@@ -735,17 +736,6 @@ class ResponseStream(BlockingReader[ServerSentEvent]):
         raise StreamInterruptedError(f"stream closed before response.completed{said}") from cause
 
 
-_MAY_BRING_TEXT = frozenset(
-    {
-        "response.output_text.done",
-        "response.output_item.done",
-        "response.completed",
-        "response.incomplete",
-        "response.failed",
-    }
-)
-
-
 def _kind_of_untyped(sse: ServerSentEvent, data: Mapping[str, Any]) -> str:
     """The type of an event whose data does not say it."""
     if sse.event != "message":
@@ -763,18 +753,27 @@ def _creating(accept: str, extra: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def _path(response_id: Any) -> str:
-    if not isinstance(response_id, str) or response_id in ("", ".", ".."):
-        raise ConfigurationError(f"{response_id!r} cannot be the id of a response")
-    return "/" + quote(response_id, safe="")
+    try:
+        if isinstance(response_id, str) and response_id not in ("", ".", ".."):
+            return "/" + quote(response_id, safe="")
+    except UnicodeEncodeError:
+        pass
+    raise ConfigurationError(f"{shown(response_id)} cannot be the id of a response")
+
+
+def _check_sequence_number(name: str, value: Any) -> None:
+    if type(value) is not int or not 0 <= value < _END_OF_SEQUENCE:
+        raise ConfigurationError(f"{name} must be an int >= 0 and < 2**63, got {shown(value)}")
 
 
 def _base_url_of_environment() -> str:
     url = os.environ.get("OPENAI_BASE_URL")
     if url:
-        return url
+        return check_url("OPENAI_BASE_URL", url)
     base = os.environ.get("OPENAI_API_BASE", "").rstrip("/")
     if not base:
         return _BASE_URL
+    base = check_url("OPENAI_API_BASE", base)
     return base if base.endswith("/v1") else base + "/v1"
 
 
@@ -789,6 +788,8 @@ def _number_of_environment(name: str) -> float | None:
 
 def _idle_timeout_of_environment() -> float:
     milliseconds = _number_of_environment("OPENAI_STREAM_IDLE_TIMEOUT_MS")
+    if milliseconds == 0:
+        raise ConfigurationError("OPENAI_STREAM_IDLE_TIMEOUT_MS must be > 0 milliseconds, got '0'")
     return _IDLE_TIMEOUT if milliseconds is None else milliseconds / 1000
 
 

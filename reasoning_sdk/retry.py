@@ -10,6 +10,7 @@ from math import isfinite
 import attrs
 import backoff
 
+from reasoning_sdk.arguments import shown
 from reasoning_sdk.errors import ConfigurationError
 
 __all__ = ["Retries", "RetryPolicy", "retry_after"]
@@ -23,7 +24,7 @@ def _check(
             return
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not (number and valid(value)):  # type: ignore[arg-type]
-            raise ConfigurationError(f"{attribute.name} must be {rule}, got {value!r}")
+            raise ConfigurationError(f"{attribute.name} must be {rule}, got {shown(value)}")
 
     return check
 
@@ -113,6 +114,7 @@ class Retries:
             factor=self._policy.initial_interval,
             max_value=self._policy.max_interval,
         )
+        self._interval = 0.0
         next(self._intervals)  # primes the generator; what it yields differs between versions
 
     def next_delay(self, now: float, retry_after: float | None = None) -> float | None:
@@ -126,7 +128,7 @@ class Retries:
         if policy.max_attempts is not None and self.attempts >= policy.max_attempts:
             return None
         spread = policy.randomization_factor * (2 * random.random() - 1)  # noqa: S311
-        delay = next(self._intervals) * (1 + spread)
+        delay = self._next_interval() * (1 + spread)
         if retry_after is not None:
             delay = min(retry_after, policy.max_retry_after)
         elapsed = now - self._started_at + delay
@@ -134,6 +136,15 @@ class Retries:
             return None
         self.attempts += 1
         return delay
+
+    def _next_interval(self) -> float:
+        """The next delay before it is spread."""
+        try:
+            self._interval = next(self._intervals)
+        except (OverflowError, StopIteration):  # a power beyond any float ends the generator
+            longer = self._interval * self._policy.multiplier
+            self._interval = min(longer, self._policy.max_interval)
+        return self._interval
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:

@@ -504,3 +504,71 @@ def test_without_the_extra_it_says_how_to_install_it(missing: str, tmp_path: Pat
     assert done.stdout == ""
     assert f"the command line needs {missing}" in done.stderr
     assert "pip install 'reasoning_sdk[cli]'" in done.stderr
+
+
+# -- standard streams that are closed, full or odd ------------------------------------------------
+
+
+def in_shell(line: str, **variables: str) -> "subprocess.CompletedProcess[bytes]":
+    """Run the command line with what a shell does to its streams."""
+    shell = ["sh", "-c", f'"$0" -m reasoning_sdk {line}', sys.executable]
+    env = environment(**variables)
+    done = subprocess.run(shell, env=env, capture_output=True, timeout=DEADLINE)
+    assert b"Traceback" not in done.stderr
+    assert b"Exception ignored" not in done.stderr
+    return done
+
+
+@pytest.mark.parametrize("name", ["version", "demo", "demo --json"])
+def test_exit_1_when_standard_output_is_closed(name: str) -> None:
+    done = in_shell(f"{name} >&-")
+    assert (done.returncode, done.stderr) == (1, b"error: standard output is closed\n")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux has it")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("name", ["version", "demo", "demo --json"])
+def test_exit_1_when_the_disk_is_full(name: str, unbuffered: str) -> None:
+    done = in_shell(f"{name} >/dev/full", PYTHONUNBUFFERED=unbuffered)
+    said = b"error: cannot write the output: no space left on device\n"
+    assert (done.returncode, done.stderr) == (1, said)
+
+
+@pytest.mark.parametrize(
+    ("redirection", "said"),
+    [
+        ("<&-", b"error: standard input is closed\n"),
+        ("0>/dev/null", b"error: cannot read standard input: "),
+    ],
+)
+def test_exit_2_when_standard_input_cannot_be_read(redirection: str, said: bytes) -> None:
+    done = in_shell(f"stream - {redirection}", OPENAI_BASE_URL="http://127.0.0.1:9/v1")
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.startswith(said)
+
+
+@pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full"])
+def test_the_exit_code_says_it_when_standard_error_cannot(redirection: str) -> None:
+    done = in_shell(f"replay /nowhere {redirection}")
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert in_shell(f"demo {redirection}").returncode == 0
+    assert in_shell(f"demo >&- {redirection}").returncode == 1
+
+
+def test_json_too_deep_to_be_written_is_said_in_a_line(tmp_path: Path) -> None:
+    recording = tmp_path / "recording.sse"  # where reading ends and writing does differ a little
+    deep = ("[" * depth + "]" * depth for depth in range(900, 1000))
+    recording.write_text("".join(f'data: {{"type":"x","deep":{value}}}\n' for value in deep))
+    done = run("replay", "--json", str(recording))
+    assert done.stdout.startswith('{"type": "x", "deep": [[[')
+    too_deep = "error: an event is nested too deeply to be written as JSON\n"
+    cut = "error: stream closed before response.completed\n"
+    assert (done.returncode, done.stderr) in [(1, too_deep), (3, cut)]  # Pythons differ
+
+
+def test_a_variable_with_a_bad_url_is_named() -> None:
+    done = run("stream", "x", OPENAI_BASE_URL="ftp://h")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: OPENAI_BASE_URL must be an http or https URL")
+    done = run("stream", "x", "--base-url", "ftp://x", OPENAI_BASE_URL="ftp://h")
+    assert done.stderr.startswith("error: base_url must be")

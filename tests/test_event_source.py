@@ -566,3 +566,29 @@ def test_a_client_refuses_an_event_larger_than_it_may_be(
     server = scripted(sse(ONE + b"data: " + b"x" * 99))
     with requests.get(server.url(), stream=True) as response, pytest.raises(r.ProtocolError):
         list(r.sse_client(response).events())
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"method": 5}, "method must be a str, got a int"),
+        ({"method": "G T\r\n"}, r"method must be the name of an HTTP method, got 'G T\\r\\n'"),
+        ({"method": ""}, "method must be the name"),
+        ({"last_event_id": None}, "last_event_id must be a str, got a NoneType"),
+        ({"headers": 5}, "headers must be a mapping or a callable that gives one, got a int"),
+        ({"headers": [("A", SECRET)]}, "headers must be a mapping .*, got a list"),
+        ({"headers": []}, "headers must be a mapping"),
+        ({"retry": 5}, "retry must be a RetryPolicy, got a int"),
+        ({"retry": None}, "retry must be a RetryPolicy"),
+        ({"session": "x"}, "session must be a requests.Session, got a str"),
+    ],
+)
+def test_what_is_of_the_wrong_kind_is_refused_at_once(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(r.ConfigurationError, match=said) as caught:
+        r.EventSource(**{"url": "http://127.0.0.1:1/", **options})
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("method", ["get", "REPORT", "M-SEARCH"])
+def test_any_method_that_http_allows_will_do(method: str) -> None:
+    r.EventSource("http://127.0.0.1:1/", method=method).close()

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent / PACKAGE
 # ends in ".*" stands for a package, whose modules see each other.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("_version", "errors"),
-    ("retry", "typing", "encoding", "events", "steps"),
+    ("arguments", "retry", "typing", "encoding", "events", "steps"),
     (
         "_core",
         "_core.sse",

@@ -322,7 +322,7 @@ def test_a_variable_that_is_no_number_is_refused(
 
 def test_an_idle_timeout_of_zero_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_STREAM_IDLE_TIMEOUT_MS", "0")
-    with pytest.raises(r.ConfigurationError, match="idle_timeout must be > 0"):
+    with pytest.raises(r.ConfigurationError, match="OPENAI_STREAM_IDLE_TIMEOUT_MS must be > 0"):
         r.ResponsesClient("m", api_key="k")
     r.ResponsesClient("m", api_key="k", idle_timeout=None).close()
 
@@ -342,11 +342,12 @@ def test_timeouts_are_positive(option: str, value: Any) -> None:
     ],
 )  # fmt: skip
 def test_a_base_url_that_cannot_work_is_refused(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
-    for make in (
-        lambda: r.ResponsesClient("m", api_key="k", base_url=url),
-        lambda: (monkeypatch.setenv("OPENAI_BASE_URL", url), r.ResponsesClient("m", api_key="k")),
+    for name, make in (
+        ("base_url", lambda: r.ResponsesClient("m", api_key="k", base_url=url)),
+        ("OPENAI_BASE_URL", lambda: r.ResponsesClient("m", api_key="k")),
     ):
-        with pytest.raises(r.ConfigurationError, match="base_url must") as caught:
+        monkeypatch.setenv("OPENAI_BASE_URL", url)
+        with pytest.raises(r.ConfigurationError, match=f"^{name} must") as caught:
             make()
         assert KEY not in f"{caught.value} {caught.value!r}"
 
@@ -770,3 +771,69 @@ def test_threads_share_a_client(scripted: Scripted, client: Make) -> None:
         thread.join(20.0)
     assert texts == ["Hello"] * 80
     assert server.accepted < 80
+
+
+# -- arguments of the wrong kind, variables that cannot work -----------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"api_key": KEY.encode()}, "api_key must be a str or a callable .*, got a bytes"),
+        ({"api_key": b""}, "api_key must be a str"),
+        ({"api_key": 123}, "api_key must be a str or a callable that gives one, got a int"),
+        ({"headers": 5}, "headers must be a mapping, got a int"),
+        ({"headers": [("Authorization", KEY)]}, "headers must be a mapping, got a list"),
+        ({"headers": ()}, "headers must be a mapping"),
+        ({"retry": 5}, "retry must be a RetryPolicy, got a int"),
+        ({"retry": 0}, "retry must be a RetryPolicy"),
+        ({"session": "x"}, "session must be a requests.Session, got a str"),
+        ({"fixture": 5}, "fixture must be a path, got a int"),
+        ({"fixture": b"x.sse"}, "fixture must be a path, got a bytes"),
+    ],
+)
+def test_what_is_of_the_wrong_kind_is_refused_at_once(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(r.ConfigurationError, match=said) as caught:
+        r.ResponsesClient("m", **{"api_key": "k", **options})
+    assert KEY not in f"{caught.value!r}"
+    assert "123" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", [KEY.encode(), 123, [KEY]])
+def test_a_callable_that_gives_no_key_but_something_else(client: Make, key: Any) -> None:
+    made = client(api_key=lambda: key)
+    said = f"what api_key gives must be a str, got a {type(key).__name__}"
+    with pytest.raises(r.ConfigurationError, match=said) as caught:
+        made.create("x")
+    assert KEY not in f"{caught.value!r}"
+
+
+def test_a_callable_that_gives_none_sends_no_key(scripted: Scripted, client: Make) -> None:
+    server = scripted([sse(EVENTS)])
+    client(server, api_key=lambda: None).stream("x")
+    assert "authorization" not in server.requests[0].headers
+
+
+@pytest.mark.parametrize("response_id", ["a\ud800", 10**5000, b"x"], ids=["half", "int", "bytes"])
+def test_an_id_that_no_url_can_have_is_refused(client: Make, response_id: Any) -> None:
+    made = client()
+    for method in (made.retrieve, made.cancel, made.delete, made.input_items, made.resume):
+        with pytest.raises(r.ConfigurationError, match="cannot be the id of a response"):
+            method(response_id)
+
+
+@pytest.mark.parametrize("number", [2**63, 10**5000, -(10**5000), b"1", False], ids=range(5))
+def test_a_sequence_number_that_no_service_counts_to_is_refused(client: Make, number: Any) -> None:
+    with pytest.raises(r.ConfigurationError, match=r"starting_after must be an int >= 0 and < 2"):
+        client().resume("resp_1", starting_after=number)
+
+
+@pytest.mark.parametrize("name", ["OPENAI_BASE_URL", "OPENAI_API_BASE"])
+@pytest.mark.parametrize("url", ["ftp://h", "h", "http://u:p@h", "http://h?x=1", "http://h/#x"])
+def test_a_variable_with_a_bad_url_is_named(
+    monkeypatch: pytest.MonkeyPatch, name: str, url: str
+) -> None:
+    monkeypatch.setenv(name, url)
+    with pytest.raises(r.ConfigurationError, match=f"^{name} must"):
+        r.ResponsesClient("m", api_key="k")
+    r.ResponsesClient("m", api_key="k", base_url="http://h/v1").close()

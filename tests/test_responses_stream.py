@@ -809,3 +809,51 @@ def test_greenlets_stream_and_close(scripted: Scripted) -> None:
         timeout=30,
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+# -- text, when only some of it comes as deltas ------------------------------------------------
+
+
+def texts(stream: r.ResponseStream) -> list[str]:
+    return list(stream.text_deltas())
+
+
+def delta(item: str, text: str) -> dict[str, Any]:
+    return {"type": "response.output_text.delta", "item_id": item, "delta": text}
+
+
+def item_done(item: str, text: str) -> dict[str, Any]:
+    content = [{"type": "output_text", "text": text}]
+    message = {"type": "message", "id": item, "content": content}
+    return {"type": "response.output_item.done", "item": message}
+
+
+END = {"type": "response.completed", "response": {"id": "resp_1", "status": "completed"}}
+
+
+def test_text_that_comes_only_with_its_item_follows_text_that_interleaved(start: Start) -> None:
+    events = [delta("a", "A"), delta("b", "X"), delta("a", "B"), delta("b", "Y")]
+    events += [item_done("c", "THIRD"), END]
+    assert texts(start(sse(events))) == ["A", "X", "B", "Y", "THIRD"]
+
+
+def test_a_done_event_that_disagrees_takes_nothing_from_what_follows(start: Start) -> None:
+    done = {"type": "response.output_text.done", "item_id": "a", "text": "A"}
+    events = [delta("a", "A "), done, item_done("a", "A"), item_done("b", "SECOND"), END]
+    assert texts(start(sse(events))) == ["A ", "SECOND"]
+
+
+def test_a_done_event_brings_what_its_deltas_left_out(start: Start) -> None:
+    done = {"type": "response.output_text.done", "item_id": "a", "text": "one two"}
+    assert texts(start(sse([delta("a", "one"), done, END]))) == ["one", " two"]
+
+
+@pytest.mark.parametrize("after", range(len(EVENTS) - 1))
+def test_text_after_a_resumption_is_what_was_not_given_before(
+    scripted: Scripted, after: int
+) -> None:
+    given = [e["delta"] for e in EVENTS[: after + 1] if e["type"].endswith("text.delta")]
+    server = scripted(sse(EVENTS[after + 1 :]))
+    with r.ResponsesClient("m", base_url=server.base_url, api_key="k") as client:
+        rest = texts(client.resume("resp_1", starting_after=after))
+    assert "".join(given + rest) == TEXT

@@ -328,3 +328,31 @@ def test_whatever_a_server_sends_is_a_wait_or_nothing(value):
     for name in ("retry-after", "retry-after-ms"):
         seconds = retry_after({name: value}, NOW)
         assert seconds is None or 0 <= seconds < math.inf
+
+
+# -- numbers larger than any float -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("initial", "multiplier", "longest", "delays"),
+    [
+        (1e-250, 1e200, 30.0, [1e-250, 1e-50, 30.0, 30.0]),
+        (1e-300, 1e155, 1e300, [1e-300, 1e-145, 1e10, 1e165, 1e300, 1e300]),
+    ],
+)
+def test_a_power_beyond_any_float_is_no_reason_to_crash(initial, multiplier, longest, delays):
+    policy = attrs.evolve(
+        EXACT, initial_interval=initial, multiplier=multiplier, max_interval=longest
+    )
+    assert first(policy, len(delays)) == pytest.approx(delays)
+
+
+def test_delays_that_start_next_to_nothing_grow_through_all_powers():
+    policy = attrs.evolve(EXACT, initial_interval=5e-324, multiplier=10)
+    assert first(policy, 400)[-1] == 30.0
+
+
+@pytest.mark.parametrize("value", [10**5000, -(10**5000)], ids=["large", "small"])
+def test_a_number_too_long_to_be_written_is_refused(value):
+    with pytest.raises(ConfigurationError, match=r"max_interval must be .* of 16610 bits"):
+        RetryPolicy(max_interval=value)

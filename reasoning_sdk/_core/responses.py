@@ -134,6 +134,7 @@ class ResponseState:
         items: The finished output items, in the order in which they came.
         usage: The tokens used, once they are known.
         terminal: Whether the response has ended, well or not.
+        new_text: The output text that the latest event brought.
         error: Why it did not end well.
 
     Args:
@@ -147,7 +148,9 @@ class ResponseState:
         self.items: list[Item] = []
         self.usage: dict[str, Any] | None = None
         self.terminal = False
+        self.new_text = ""
         self.error: ReasoningError | None = None
+        self._from_middle = self._in_middle = sequence_number is not None  # of a message, perhaps
         self._latest: dict[str, Any] = {}
         self._texts: list[_MessageText] = []
         self._text_by_key: dict[str | int | None, _MessageText] = {}
@@ -191,6 +194,7 @@ class ResponseState:
         """Take in the next event."""
         if event.sequence_number is not None:
             self.sequence_number = event.sequence_number
+        self.new_text = ""
         handler = _HANDLERS.get(event.type)
         if handler is not None:
             handler(self, event.data)
@@ -213,12 +217,17 @@ class ResponseState:
             self._open_key = key
             self._open_part = self._part(*key)
         self._open_part.append(delta)
+        self.new_text = delta
 
     def _take_text_done(self, data: Item) -> None:
         text = data.get("text")
         if isinstance(text, str):
             index = data.get("content_index")
-            self._part(data.get("item_id"), data.get("output_index"), index)[:] = [text]
+            part = self._part(data.get("item_id"), data.get("output_index"), index)
+            before = "".join(part)
+            if text.startswith(before) and not self._in_middle:
+                self.new_text = text.removeprefix(before)
+            part[:] = [text]
 
     def _part(self, item_id: Any, output_index: Any, content_index: Any) -> list[str]:
         text = self._text_under_way(item_id, output_index) or _MessageText()
@@ -244,6 +253,7 @@ class ResponseState:
         if (_object(data.get("item")) or {}).get("type") == "message":
             self._text_by_key.pop(_index(data.get("output_index")), None)
             self._open_key = None
+            self._in_middle = False
 
     def _take_item(self, data: Item) -> None:
         item = data.get("item")
@@ -259,6 +269,8 @@ class ResponseState:
         if text is None:
             text = _MessageText({None: [_text_of(item)]})
             self._texts.append(text)
+            if not self._in_middle:
+                self.new_text += str(text)
         text.finished = True
         self._open_key = None
 
@@ -291,6 +303,7 @@ class ResponseState:
         seen = [item.get("id") for item in self.items]
         if len(output) <= len(seen) or None in seen:  # all, or nothing tells which
             return
+        self._in_middle = self._from_middle  # they may have finished before this began
         for index, item in enumerate(output):
             if item.get("id") not in seen:
                 self._finish_item(item, index)

@@ -26,6 +26,7 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import ConnectTimeoutError
 
 __all__ = ["Exchange", "Session"]
 
@@ -98,6 +99,17 @@ class Exchange:
         """Set another deadline, so many seconds from now."""
         self._deadline = _from_now(timeout)
 
+    @contextmanager
+    def within(self, timeout: float | None) -> Iterator[None]:
+        """Have what is done in here end in so many seconds, if the deadline is not before."""
+        deadline, limit = self._deadline, _from_now(timeout)
+        if limit is not None:
+            self._deadline = limit if deadline is None else min(deadline, limit)
+        try:
+            yield
+        finally:
+            self._deadline = deadline
+
     def arm(self) -> None:
         """Have the socket's next receive end at the deadline, whoever reads it."""
         if self._socket is not None:
@@ -119,8 +131,9 @@ class Exchange:
         """
         with self._lock:
             if self._socket is not None:
-                with suppress(OSError):  # it is closed
-                    self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                if self._pid == os.getpid():  # else it is the parent's as well
+                    with suppress(OSError):  # it is closed
+                        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
                 self._socket.close()
                 self._socket = None
 
@@ -253,10 +266,34 @@ class _Connection:
     """What our connections do beside urllib3's: tell the current exchange."""
 
     sock: Any
+    timeout: Any
     _exchange: Exchange | None = None
+    _early: socket.socket | None = None
+
+    def _new_conn(self) -> Any:
+        sock = super()._new_conn()  # type: ignore[misc]
+        if self._exchange is not None and isinstance(sock, socket.socket):
+            # For what comes before the connection is ready: a proxy's answer, the TLS handshake.
+            # That detaches the socket from the object we have, so we take another of it.
+            self._early = sock.dup()
+            self._exchange.attach(self._early)
+        return sock
 
     def connect(self) -> None:
-        super().connect()  # type: ignore[misc]
+        self._exchange = _current.get()
+        if self._exchange is None:
+            super().connect()  # type: ignore[misc]
+            return
+        try:
+            with self._exchange.within(self.timeout):
+                super().connect()  # type: ignore[misc]
+        except TimeoutError as exc:
+            raise ConnectTimeoutError(self, "the connection was not ready in time") from exc
+        finally:
+            self._exchange.attach(None)
+            if self._early is not None:
+                self._early.close()
+                self._early = None
         self._tell()
 
     def request(self, *args: Any, **kwargs: Any) -> Any:

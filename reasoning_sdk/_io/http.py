@@ -20,6 +20,7 @@ from urllib3.util.response import is_fp_closed
 from reasoning_sdk._io.clock import SYSTEM_CLOCK, Clock
 from reasoning_sdk._io.exchange import Exchange, Session
 from reasoning_sdk._io.translate import FOREIGN, Hide, beginning, origin, status_error, translate
+from reasoning_sdk.arguments import check_seconds
 from reasoning_sdk.encoding import parse_json
 from reasoning_sdk.errors import (
     APIStatusError,
@@ -38,7 +39,6 @@ __all__ = [
     "HTTPTransport",
     "check_event_stream",
     "check_headers",
-    "check_seconds",
     "check_url",
     "is_passing",
 ]
@@ -88,17 +88,6 @@ def check_headers(headers: Mapping[Any, Any]) -> dict[str, str]:
                 else f"the value of header {name} must be a str, got a {type(value).__name__}"
             )
     return dict(headers)
-
-
-def check_seconds(name: str, value: Any) -> None:
-    """Let a timeout pass if it is a positive number of seconds or ``None``.
-
-    Raises:
-        ConfigurationError: It is neither, or more than the system can wait.
-    """
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if value is not None and not (number and 0 < value <= threading.TIMEOUT_MAX):
-        raise ConfigurationError(f"{name} must be > 0 seconds or None, got {value!r}")
 
 
 def check_url(name: str, url: Any, *, with_query: bool = False) -> str:
@@ -408,6 +397,7 @@ class HTTPTransport:
                     prepared = _prepare(session, request, home)
                     home = home or origin(str(prepared.url))
                     hide.learn(prepared.headers)
+                    hide.learn_query(prepared.url)
                     stream = self._send(session, prepared, exchange, hide)
                 target = _redirect_target(prepared, stream)
                 if target is None:
@@ -569,7 +559,10 @@ class HTTPStream:
         while not self._ended:
             self._exchange.arm()
             data: bytes = raw.read1(_READ_SIZE, decode_content=True)
-            if data or is_fp_closed(raw._fp):  # with urllib3-future none can mean: not yet
+            whole = is_fp_closed(raw._fp)
+            if whole:  # its connection may serve another request by now
+                self._exchange.attach(None)
+            if data or whole:  # with urllib3-future none can mean: not yet
                 return data
         return b""
 

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import requests
 import urllib3.exceptions as urllib3_errors
@@ -53,7 +53,7 @@ _NO_CONNECTION = (
 )
 _MAX_TEXT = 2000
 _SHORTEST_SECRET = 6
-_SECRET_HEADER = re.compile(r"auth|cookie|key|token|secret|signature|password", re.IGNORECASE)
+_SECRET_NAME = re.compile(r"auth|cookie|key|token|secret|signature|password", re.IGNORECASE)
 _USER_OF_URL = re.compile(r"(?<=//)[^/\s]*@")
 
 
@@ -67,10 +67,20 @@ class Hide:
     def learn(self, headers: Mapping[str, Any]) -> None:
         """Take note of the secrets among a request's headers."""
         for name, value in headers.items():
-            if _SECRET_HEADER.search(name) and isinstance(value, str):
-                words = (value, *value.split()[1:])  # a scheme, such as Bearer, is none
-                self._words |= {word for word in words if len(word) >= _SHORTEST_SECRET}
-                self._pattern = None
+            if _SECRET_NAME.search(name) and isinstance(value, str):
+                self._add(value, *value.split()[1:])  # a scheme, such as Bearer, is none
+            if name.lower() == "cookie" and isinstance(value, str):
+                self._add(*(pair.partition("=")[2] for pair in value.split("; ")))
+
+    def learn_query(self, url: str | None) -> None:
+        """Take note of a URL's query, and of the secrets among its parameters."""
+        query = urlsplit(url or "").query
+        secrets = [value for name, value in parse_qsl(query) if _SECRET_NAME.search(name)]
+        self._add(query, *secrets)
+
+    def _add(self, *words: str) -> None:
+        self._words |= {word for word in words if len(word) >= _SHORTEST_SECRET}
+        self._pattern = None
 
     def __call__(self, value: Any) -> Any:
         """A text or a JSON value without secrets.
@@ -150,7 +160,8 @@ def translate(error: BaseException, where: str, hide: Hide) -> ReasoningError:
         return ConnectTimeoutError(f"no connection to {where} in time")
     if found(requests.Timeout, urllib3_errors.ReadTimeoutError, TimeoutError):
         return RequestTimeoutError(f"no answer from {where} in time")
-    if found(*_UNREADABLE) and not found(http.client.RemoteDisconnected):
+    unreadable = found(*_UNREADABLE) or any(type(e) is http.client.HTTPException for e in chain)
+    if unreadable and not found(http.client.RemoteDisconnected):
         return ProtocolError(f"what {where} sends cannot be read: {reason}")
     return ConnectionLostError(f"the connection to {where} was lost: {reason}")
 

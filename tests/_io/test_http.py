@@ -4,6 +4,7 @@ import gc
 import logging
 import os
 import pickle
+import socket
 import subprocess
 import sys
 import threading
@@ -25,10 +26,10 @@ from reasoning_sdk._io.http import (
     HTTPTransport,
     check_event_stream,
     check_headers,
-    check_seconds,
     check_url,
     is_passing,
 )
+from reasoning_sdk.arguments import check_seconds
 from tests.support.clock import FakeClock
 from tests.support.scripted import (
     Connection,
@@ -1237,3 +1238,89 @@ def test_a_forked_child_makes_its_own_connections(scripted: Scripted) -> None:
     assert server.requests[2].connection not in {
         request.connection for number, request in enumerate(server.requests) if number != 2
     }
+
+
+# -- connections that are in other hands, or not ready yet -------------------------------------
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["our session", "the user's session"])
+def test_a_late_close_of_a_whole_answer_leaves_its_connection_alone(
+    scripted: Scripted, make: Make, own: bool
+) -> None:
+    server = scripted(sse([b"data: x\n\n"], framing="length"), repeat_last=True)
+    with requests.Session() as session:
+        http = make(retry=ONCE, session=None if own else session)
+        first = http.stream("GET", server.url())
+        assert first.read() == b"data: x\n\n"  # all of it, and its end is not read
+        second = http.stream("GET", server.url())
+        first.close()
+        assert b"".join(second) == b"data: x\n\n"
+        assert b"".join(http.stream("GET", server.url())) == b"data: x\n\n"
+
+
+def stalled_proxy(scripted: Scripted, monkeypatch: pytest.MonkeyPatch) -> ScriptedServer:
+    proxy = scripted(silence(headers=False), repeat_last=True)
+    monkeypatch.setenv("HTTPS_PROXY", proxy.url(""))
+    monkeypatch.setenv("NO_PROXY", "")
+    return proxy
+
+
+def test_a_proxy_that_does_not_answer_has_the_time_of_a_connection(
+    scripted: Scripted, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stalled_proxy(scripted, monkeypatch)
+    http = make(retry=ONCE, connect_timeout=0.2, timeout=20.0)
+    began = time.monotonic()
+    with pytest.raises(r.ConnectTimeoutError):
+        http.request("GET", "https://api.localhost:1/")
+    assert time.monotonic() - began < 5.0
+
+
+@pytest.mark.skipif(FUTURE, reason="urllib3-future makes its connections another way")
+def test_a_close_wakes_who_waits_for_a_proxy(
+    scripted: Scripted, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxy = stalled_proxy(scripted, monkeypatch)
+    http = make(connect_timeout=20.0, timeout=20.0)
+    waiting = Raised(lambda: http.request("GET", "https://api.localhost:1/"))
+    proxy.wait_for_requests(1)
+    http.close()
+    assert isinstance(waiting.ends(), r.StateError)
+
+
+@pytest.mark.skipif(FUTURE, reason="urllib3-future makes its connections another way")
+def test_a_close_wakes_who_waits_for_a_handshake(make: Make) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        http = make(connect_timeout=20.0, timeout=20.0)
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}/"
+        waiting = Raised(lambda: http.request("GET", url))
+        peer, _ = listener.accept()
+        with peer:
+            assert peer.recv(1)  # the handshake has begun
+            http.close()
+            assert isinstance(waiting.ends(), r.StateError)
+
+
+def test_what_a_query_keeps_secret_is_not_told(make: Make) -> None:
+    url = f"http://127.0.0.1:1/e?api_key={SECRET}&page=2"
+    with pytest.raises(r.ConnectError) as caught:
+        make(retry=ONCE, authenticate=dict).request("GET", url)
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_cookie_that_the_server_repeats_is_not_told(scripted: Scripted, make: Make) -> None:
+    server = scripted(json_answer(401, {"error": "no such session: cookie-of-the-user"}))
+    with requests.Session() as session:
+        session.cookies.set("first", "cookie-of-the-user")
+        session.cookies.set("second", "another-one")
+        with pytest.raises(r.AuthenticationError) as caught:
+            make(retry=ONCE, session=session).request("GET", server.url())
+    assert "cookie-of-the-user" not in str(caught.value) + repr(caught.value.body)
+
+
+@pytest.mark.skipif(FUTURE, reason="urllib3-future takes any number of headers")
+def test_headers_without_end_are_an_error_of_the_protocol(scripted: Scripted, make: Make) -> None:
+    lines = b"".join(b"X-%d: y\r\n" % number for number in range(200))
+    server = scripted(raw(b"HTTP/1.1 200 OK\r\n" + lines + b"\r\n"))
+    with pytest.raises(r.ProtocolError):
+        make(retry=ONCE).request("GET", server.url())
