@@ -32,6 +32,7 @@ from tests.support.scripted import (
     silence,
     sse,
 )
+from tests.support.threads import InThread
 
 FUTURE = hasattr(urllib3, "AsyncPoolManager")
 pytestmark = [pytest.mark.http]
@@ -63,28 +64,6 @@ def start(scripted: Scripted) -> Iterator[Start]:
     yield make
     for client in clients:
         client.close()
-
-
-class InThread(threading.Thread):
-    """Runs a function in another thread: what it returned or raised."""
-
-    def __init__(self, function: Callable[[], Any]) -> None:
-        super().__init__()
-        self._function = function
-        self.value: Any = None
-        self.error: BaseException | None = None
-        self.start()
-
-    def run(self) -> None:
-        try:
-            self.value = self._function()
-        except BaseException as error:
-            self.error = error
-
-    def ends(self, seconds: float = 1.0) -> Any:
-        self.join(seconds)
-        assert not self.is_alive(), f"still running after {seconds} seconds"
-        return self.value
 
 
 def drain(stream: r.ResponseStream) -> tuple[list[r.ResponseEvent], BaseException | None]:

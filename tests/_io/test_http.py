@@ -45,6 +45,7 @@ from tests.support.scripted import (
     silence,
     sse,
 )
+from tests.support.threads import InThread
 
 FUTURE = hasattr(urllib3, "AsyncPoolManager")
 pytestmark = [pytest.mark.http]
@@ -87,28 +88,6 @@ def http(make: Make) -> HTTPTransport:
 def once(make: Make) -> HTTPTransport:
     """A transport that does not retry."""
     return make(retry=ONCE)
-
-
-class Raised(threading.Thread):
-    """Runs a function in another thread: what it returned, raised, and when it ended."""
-
-    def __init__(self, function: Callable[[], Any]) -> None:
-        super().__init__()
-        self._function = function
-        self.value: Any = None
-        self.error: BaseException | None = None
-        self.start()
-
-    def run(self) -> None:
-        try:
-            self.value = self._function()
-        except BaseException as error:
-            self.error = error
-
-    def ends(self, seconds: float = 1.0) -> BaseException | None:
-        self.join(seconds)
-        assert not self.is_alive(), f"still running after {seconds} seconds"
-        return self.error
 
 
 # -- what is checked before anything is sent ---------------------------------------------------
@@ -311,7 +290,7 @@ def test_threads_that_come_and_go_find_the_connection_of_the_last(
 ) -> None:
     server = scripted(OK, repeat_last=True)
     for _ in range(3):
-        assert Raised(lambda: http.request("GET", server.url())).ends(5.0) is None
+        assert InThread(lambda: http.request("GET", server.url())).raises(5.0) is None
     assert server.accepted == 1
 
 
@@ -835,9 +814,9 @@ def test_a_stream_over_tls_is_closed_from_another_thread(
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(server.ca_file))
     stream = once.stream("GET", server.url())
     assert stream.read() == b"data: x\n\n"
-    reading = Raised(stream.read)
+    reading = InThread(stream.read)
     stream.close()
-    assert reading.ends() is None
+    assert reading.raises() is None
     assert reading.value == b""
     server.wait_no_connections()
 
@@ -878,9 +857,9 @@ def test_https_goes_through_a_proxy_that_sees_no_credentials(
     assert behind.headers["authorization"] == f"Bearer {SECRET}"
     stream = once.stream("GET", "https://api.localhost/v1")
     assert stream.read() == b"data: x\n\n"
-    reading = Raised(stream.read)
+    reading = InThread(stream.read)
     stream.close()
-    assert reading.ends() is None
+    assert reading.raises() is None
     proxy.wait_no_connections()
 
 
@@ -1090,10 +1069,10 @@ def test_a_close_wakes_who_reads(scripted: Scripted, once: HTTPTransport) -> Non
     server = scripted([silence(), sse([], framing="close", then="silence")])
     for _ in range(2):
         stream = once.stream("GET", server.url())
-        reading = Raised(stream.read)
+        reading = InThread(stream.read)
         stream.close()
         stream.close()
-        assert reading.ends() is None
+        assert reading.raises() is None
         assert reading.value == b""
     server.wait_no_connections()
 
@@ -1143,18 +1122,18 @@ def test_a_close_of_the_transport_ends_everything(scripted: Scripted, make: Make
     clock = TellingClock()
     http = make(retry=r.RetryPolicy(initial_interval=60.0), clock=clock)
     server = scripted([silence(), silence(headers=False), silence(first=b"{"), answer(503)])
-    reading = Raised(http.stream("GET", server.url()).read)
-    asking = [Raised(lambda: http.request("POST", server.url())) for _ in range(2)]
+    reading = InThread(http.stream("GET", server.url()).read)
+    asking = [InThread(lambda: http.request("POST", server.url())) for _ in range(2)]
     server.wait_for_requests(3)
-    waiting = Raised(lambda: http.request("GET", server.url()))
+    waiting = InThread(lambda: http.request("GET", server.url()))
     assert clock.waits.wait(5.0)
     http.close()
     http.close()
     assert http.closed
-    assert reading.ends() is None
-    assert isinstance(waiting.ends(), r.StateError)
+    assert reading.raises() is None
+    assert isinstance(waiting.raises(), r.StateError)
     for thread in asking:
-        assert isinstance(thread.ends(), (r.StateError, r.ConnectionLostError))
+        assert isinstance(thread.raises(), (r.StateError, r.ConnectionLostError))
     server.wait_no_connections()
     with pytest.raises(r.StateError, match="closed"):
         http.request("GET", server.url())
@@ -1282,10 +1261,10 @@ def test_a_close_wakes_who_waits_for_a_proxy(
 ) -> None:
     proxy = stalled_proxy(scripted, monkeypatch)
     http = make(connect_timeout=20.0, timeout=20.0)
-    waiting = Raised(lambda: http.request("GET", "https://api.localhost:1/"))
+    waiting = InThread(lambda: http.request("GET", "https://api.localhost:1/"))
     proxy.wait_for_requests(1)
     http.close()
-    assert isinstance(waiting.ends(), r.StateError)
+    assert isinstance(waiting.raises(), r.StateError)
 
 
 @pytest.mark.skipif(FUTURE, reason="urllib3-future makes its connections another way")
@@ -1293,12 +1272,12 @@ def test_a_close_wakes_who_waits_for_a_handshake(make: Make) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         http = make(connect_timeout=20.0, timeout=20.0)
         url = f"https://127.0.0.1:{listener.getsockname()[1]}/"
-        waiting = Raised(lambda: http.request("GET", url))
+        waiting = InThread(lambda: http.request("GET", url))
         peer, _ = listener.accept()
         with peer:
             assert peer.recv(1)  # the handshake has begun
             http.close()
-            assert isinstance(waiting.ends(), r.StateError)
+            assert isinstance(waiting.raises(), r.StateError)
 
 
 def test_what_a_query_keeps_secret_is_not_told(make: Make) -> None:
