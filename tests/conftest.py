@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
+import urllib3
 
 from tests.support.aimock import AimockServer, missing_aimock
 from tests.support.llmock import LlmockServer
@@ -38,6 +39,12 @@ MAY_SLEEP = {
 
 #: How long a thread may take to end after the test that started it.
 THREAD_GRACE = 2.0
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """With urllib3-future, requests leaves sockets of unread answers to the garbage collector."""
+    if hasattr(urllib3, "AsyncPoolManager"):
+        config.addinivalue_line("filterwarnings", "ignore:unclosed:ResourceWarning")
 
 
 class OutsideNetworkError(AssertionError):

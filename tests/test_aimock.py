@@ -4,15 +4,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-import urllib3
 
 import reasoning_sdk as r
 from tests.support.aimock import AimockServer
 
-FUTURE = hasattr(urllib3, "AsyncPoolManager")
-pytestmark = [pytest.mark.http]
-if FUTURE:  # a plain session leaves sockets of answers that were not read to the collector
-    pytestmark += [pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")]
+pytestmark = pytest.mark.http
 
 QUICK = r.RetryPolicy(initial_interval=0.01, max_retry_after=0.02, max_attempts=2)
 Client = Callable[..., r.ResponsesClient]

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import requests
-import urllib3
 
 import reasoning_sdk as r
 from tests.support import recordings as rec
@@ -27,10 +26,7 @@ from tests.support.scripted import (
     sse,
 )
 
-FUTURE = hasattr(urllib3, "AsyncPoolManager")
-pytestmark = [pytest.mark.http]
-if FUTURE:  # a plain session leaves sockets of answers that were not read to the collector
-    pytestmark += [pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")]
+pytestmark = pytest.mark.http
 
 Scripted = Callable[..., ScriptedServer]
 KEY = "sk-very-secret-0123456789"

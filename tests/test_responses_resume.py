@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-import urllib3
 
 import reasoning_sdk as r
 from reasoning_sdk._io.clock import Clock
@@ -23,10 +22,7 @@ from tests.support.scripted import (
     sse,
 )
 
-FUTURE = hasattr(urllib3, "AsyncPoolManager")
-pytestmark = [pytest.mark.http]
-if FUTURE:  # a plain session leaves sockets of answers that were not read to the collector
-    pytestmark += [pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")]
+pytestmark = pytest.mark.http
 
 Scripted = Callable[..., ScriptedServer]
 TEXT = "Done in the background."

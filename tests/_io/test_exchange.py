@@ -19,9 +19,7 @@ from reasoning_sdk._io.exchange import Exchange, Session, _split_chunks
 from tests.support.scripted import Connection, ScriptedServer, answer, raw, redirect, sse
 
 FUTURE = hasattr(urllib3, "AsyncPoolManager")
-pytestmark = [pytest.mark.http]
-if FUTURE:  # a plain session leaves sockets of answers that were not read to the collector
-    pytestmark += [pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")]
+pytestmark = pytest.mark.http
 
 Scripted = Callable[..., ScriptedServer]
 HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"

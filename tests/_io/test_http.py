@@ -48,9 +48,7 @@ from tests.support.scripted import (
 from tests.support.threads import InThread
 
 FUTURE = hasattr(urllib3, "AsyncPoolManager")
-pytestmark = [pytest.mark.http]
-if FUTURE:  # a plain session leaves sockets of answers that were not read to the collector
-    pytestmark += [pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")]
+pytestmark = pytest.mark.http
 
 Scripted = Callable[..., ScriptedServer]
 ROOT = Path(__file__).resolve().parents[2]
