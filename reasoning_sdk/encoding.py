@@ -2,7 +2,6 @@
 
 import dataclasses
 import datetime
-import decimal
 import enum
 import json
 import os
@@ -43,6 +42,11 @@ def encode_json(value: Any) -> bytes:
         raise InvalidEventError(f"{path} cannot be JSON: {problem}", path=path) from exc
 
 
+def _loaded(module: str, name: str) -> Any:
+    """A class of a module that is slow to import, or none: without it there are no instances."""
+    return getattr(sys.modules.get(module), name, ())
+
+
 def _plain(value: Any) -> Any:
     """One step from a rich value towards what :mod:`json` knows."""
     if attrs.has(type(value)):
@@ -59,9 +63,9 @@ def _plain(value: Any) -> Any:
         return value.isoformat()
     if isinstance(value, (uuid.UUID, os.PathLike)):
         return os.fspath(value) if isinstance(value, os.PathLike) else str(value)
-    if isinstance(value, decimal.Decimal) and value.is_finite():
+    if isinstance(value, _loaded("decimal", "Decimal")) and value.is_finite():
         return str(value)
-    numpy_scalar = getattr(sys.modules.get("numpy"), "generic", ())
+    numpy_scalar = _loaded("numpy", "generic")
     if isinstance(value, numpy_scalar):
         plain = value.item()
         if not isinstance(plain, numpy_scalar):  # as that of a long double is
@@ -76,7 +80,11 @@ _ENCODER = json.JSONEncoder(
 
 def _unfit(value: Any) -> str:
     name = type(value).__name__
-    return f"{value} is not finite" if isinstance(value, decimal.Decimal) else f"a {name}"
+    return (
+        f"{value} is not finite"
+        if isinstance(value, _loaded("decimal", "Decimal"))
+        else f"a {name}"
+    )
 
 
 def _problem(value: Any) -> tuple[str, str] | None:
