@@ -30,10 +30,13 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "_io",
         "_io.clock",
         "_io.thread",
+        "_io.spool",
         "_io.reader",
         "_io.exchange",
         "_io.translate",
         "_io.http",
+        "_io.post",
+        "_io.publisher",
         "_io.websocket",
     ),
     (
