@@ -6,8 +6,11 @@ answer can stop waiting. So a :class:`Session` has urllib3 make connections that
 and body alike, that keeps to the exchange's deadline. Its response reads all HTTP chunks that a
 receive has brought at once, where urllib3 takes them one by one.
 
+Its pools also send a request that the caller has written out, for a third of what urllib3 takes:
+:func:`ask`.
+
 With urllib3-future in urllib3's place (niquests puts it there) the socket is known all the same,
-and the deadline holds per receive only.
+the deadline holds per receive only, and nothing is asked like that.
 """
 
 import http.client
@@ -17,22 +20,25 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import ConnectTimeoutError
+from urllib3.exceptions import ConnectTimeoutError, ProxyError
 
-__all__ = ["Exchange", "Session"]
+__all__ = ["Exchange", "Session", "Stack", "ask", "can_ask"]
 
 _BUFFER_SIZE = 64 * 1024
 _RESET = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)  # linger, for no time
 _MOST_IDLE = 100
+_BODY_SECONDS = 1.0
+_INTERIM = frozenset(range(102, 200))
 _current: "ContextVar[Exchange | None]" = ContextVar("current exchange", default=None)
 
 
@@ -205,6 +211,9 @@ class _Response(http.client.HTTPResponse):
 
     def begin(self) -> None:
         super().begin()
+        while self.status in _INTERIM:  # http.client skips 100 only
+            self.headers = None  # type: ignore[assignment]  # as before it began
+            super().begin()
         if self._reader is not None and self._reader.ended:  # which http.client does not mind
             raise http.client.RemoteDisconnected("it ended in its headers")
 
@@ -324,6 +333,108 @@ class _HTTPSConnectionPool(HTTPSConnectionPool):
     ConnectionCls = _HTTPSConnection
 
 
+def can_ask(pool: Any) -> bool:
+    """Whether :func:`ask` can use a connection pool."""
+    ours = isinstance(pool, (_HTTPConnectionPool, _HTTPSConnectionPool))
+    return ours and issubclass(HTTPConnection, http.client.HTTPConnection)  # not urllib3-future's
+
+
+def ask(
+    pool: Any, request: bytes, connect_timeout: float | None, max_size: int
+) -> tuple[http.client.HTTPResponse, bytes]:
+    """Send a request as it is written, within the current exchange.
+
+    A connection that was used before and turns out to be closed is replaced by a new one.
+
+    Args:
+        pool: One of ours.
+        request: The whole request.
+        connect_timeout: Seconds for the connection.
+        max_size: The most bytes of the answer's body to read.
+
+    Returns:
+        The answer, and what came of its body.
+    """
+    connection = pool._get_conn()
+    used = not connection.is_closed
+    try:
+        try:
+            answer = _ask_over(pool, connection, request, connect_timeout)
+        except ConnectionError:
+            connection.close()
+            if not used:
+                raise
+            answer = _ask_over(pool, connection, request, connect_timeout)
+        body, whole = _read_beginning(answer, max_size)
+        if not whole:
+            connection._exchange.hang_up()
+        if answer.will_close or not whole:
+            answer.close()
+            connection.close()
+    except BaseException:
+        connection.close()
+        raise
+    finally:
+        pool._put_conn(connection)
+    return answer, body
+
+
+def _ask_over(
+    pool: Any, connection: Any, request: bytes, connect_timeout: float | None
+) -> http.client.HTTPResponse:
+    if connection.is_closed:
+        connection.timeout = connect_timeout
+        if pool.proxy is not None and pool.scheme == "https":
+            _tunnel(pool, connection)
+        pool._validate_conn(connection)
+        if connection.is_closed:
+            connection.connect()
+    connection._tell()
+    refused: ConnectionError | None = None
+    try:
+        connection._exchange.arm()
+        connection.sock.sendall(request)
+    except ConnectionError as exc:  # perhaps it has answered all the same: that this is too large
+        refused = exc
+    answer = connection.response_class(connection.sock, method="POST")
+    try:
+        answer.begin()
+    except (OSError, http.client.HTTPException):
+        answer.close()
+        if refused is not None:
+            raise refused from None
+        raise
+    return answer  # type: ignore[no-any-return]
+
+
+def _tunnel(pool: Any, connection: Any) -> None:
+    """Connect through a proxy; a refusal of its own is told as urllib3 does elsewhere."""
+    try:
+        pool._prepare_proxy(connection)
+    except OSError as exc:
+        if type(exc) is OSError and exc.errno is None:
+            raise ProxyError("the proxy refuses", exc) from exc
+        raise
+
+
+def _read_beginning(answer: http.client.HTTPResponse, size: int) -> tuple[bytes, bool]:
+    """What comes of a body, in so many bytes and a second; whether that is all."""
+    exchange = _current.get()
+    assert exchange is not None  # as in all that is asked
+    parts: list[bytes] = []
+    left = size
+    with suppress(OSError, http.client.HTTPException), exchange.within(_BODY_SECONDS):
+        if not answer.chunked and answer.length is not None and answer.length <= size:
+            return answer.read(), True
+        while left > 0:
+            data = answer.read1(left)
+            if not data:
+                return b"".join(parts), True
+            parts.append(data)
+            left -= len(data)
+    return b"".join(parts), False
+
+
 class _Adapter(HTTPAdapter):
     """requests' adapter with our connections, direct and through proxies."""
 
@@ -358,3 +469,50 @@ class Session(requests.Session):
 
     def get_redirect_target(self, resp: requests.Response) -> None:
         """None: requests would read the whole body of a redirect to know the next request."""
+
+
+_S = TypeVar("_S", bound="_Closable")
+
+
+class _Closable(Protocol):
+    def close(self) -> None: ...
+
+
+class Stack(Generic[_S]):
+    """Sessions that are used by one thread at a time. Safe to use from any thread.
+
+    Who needs one takes the one that was put back last, or a new one: threads that come and go still
+    find the connections that others have left open.
+
+    Args:
+        make: Makes a new one.
+    """
+
+    def __init__(self, make: Callable[[], _S]) -> None:
+        self._make = make
+        self._idle: deque[_S] = deque()
+        self._pid = os.getpid()
+        self._closed = False
+
+    @contextmanager
+    def one(self) -> Iterator[_S]:
+        """Have one for as long as this lasts."""
+        if self._pid != os.getpid():  # after a fork: the sockets of these are the parent's
+            self._pid, self._idle = os.getpid(), deque()
+        try:
+            session = self._idle.pop()
+        except IndexError:
+            session = self._make()
+        try:
+            yield session
+        finally:
+            self._idle.append(session)
+            if self._closed:
+                session.close()
+
+    def close(self) -> None:
+        """Close those that nobody uses now, and the others when they are put back."""
+        self._closed = True
+        with suppress(IndexError):  # it is empty, perhaps since just now
+            while True:
+                self._idle.pop().close()

@@ -1,10 +1,8 @@
 """The one way out over HTTP: requests, with retries, deadlines, our errors, and a way to stop."""
 
 import logging
-import os
 import re
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from types import TracebackType
@@ -18,7 +16,7 @@ from requests.structures import CaseInsensitiveDict
 from urllib3.util.response import is_fp_closed
 
 from reasoning_sdk._io.clock import SYSTEM_CLOCK, Clock
-from reasoning_sdk._io.exchange import Exchange, Session
+from reasoning_sdk._io.exchange import Exchange, Session, Stack
 from reasoning_sdk._io.translate import FOREIGN, Hide, beginning, origin, status_error, translate
 from reasoning_sdk.arguments import check_seconds
 from reasoning_sdk.encoding import parse_json
@@ -177,8 +175,7 @@ class HTTPTransport:
     """Requests to one service. Safe to use from any thread.
 
     Sessions are checked out of a stack, one for each request that is being made, and put back when
-    its answer has begun: no two threads use one at a time, and threads that come and go (one for a
-    request, as in many web servers) still find the connections that others have left open.
+    its answer has begun.
 
     Args:
         authenticate: Gives the headers that authenticate, for each attempt anew. Those in
@@ -221,8 +218,7 @@ class HTTPTransport:
         # Both are read with one C call each: another thread may add to them meanwhile.
         self._exchanges: set[Exchange] = set()
         self._streams: WeakValueDictionary[int, HTTPStream] = WeakValueDictionary()
-        self._idle: deque[requests.Session] = deque()
-        self._pid = os.getpid()
+        self._sessions = Stack(Session)
 
     @property
     def closed(self) -> bool:
@@ -321,9 +317,7 @@ class HTTPTransport:
                 alive.close()
         for exchange in tuple(self._exchanges):
             exchange.abort()
-        with suppress(IndexError):  # it is empty, perhaps since just now
-            while True:
-                self._idle.pop().close()
+        self._sessions.close()
 
     def _with_retries(self, attempt: Callable[[], _T]) -> _T:
         retries = Retries(self._retry, self._clock.monotonic())
@@ -374,18 +368,8 @@ class HTTPTransport:
         if self._given_session is not None:
             yield self._given_session
             return
-        if self._pid != os.getpid():  # after a fork: these sessions' sockets are the parent's
-            self._pid, self._idle = os.getpid(), deque()
-        try:
-            session = self._idle.pop()
-        except IndexError:
-            session = Session()
-        try:
+        with self._sessions.one() as session:
             yield session
-        finally:
-            self._idle.append(session)
-            if self.closed:
-                session.close()
 
     def _follow(self, request: requests.Request, exchange: Exchange) -> "HTTPStream":
         """Send a request, and again to where it is redirected; credentials stay at home."""

@@ -58,9 +58,14 @@ _USER_OF_URL = re.compile(r"(?<=//)[^/\s]*@")
 
 
 class Hide:
-    """Puts stars in place of what the headers of requests keep secret. One thread at a time."""
+    """Puts stars in place of what the headers of requests keep secret. One thread at a time.
 
-    def __init__(self) -> None:
+    Args:
+        shortest: Shorter words are no secrets.
+    """
+
+    def __init__(self, shortest: int = _SHORTEST_SECRET) -> None:
+        self._shortest = shortest
         self._words: set[str] = set()
         self._pattern: re.Pattern[str] | None = None
 
@@ -79,7 +84,7 @@ class Hide:
         self._add(query, *secrets)
 
     def _add(self, *words: str) -> None:
-        self._words |= {word for word in words if len(word) >= _SHORTEST_SECRET}
+        self._words |= {word for word in words if len(word) >= self._shortest}
         self._pattern = None
 
     def __call__(self, value: Any) -> Any:

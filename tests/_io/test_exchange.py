@@ -1,5 +1,6 @@
 """Connections that keep to a deadline, can be cut, and read many HTTP chunks at once."""
 
+import http.client
 import os
 import socket
 import subprocess
@@ -8,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -15,8 +17,9 @@ import urllib3
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reasoning_sdk._io.exchange import Exchange, Session, _split_chunks
-from tests.support.scripted import Connection, ScriptedServer, answer, raw, redirect, sse
+from reasoning_sdk._io.exchange import Exchange, Session, Stack, _split_chunks, ask, can_ask
+from tests.support.scripted import Connection, ScriptedServer, answer, raw, redirect, reset, sse
+from tests.support.threads import InThread
 
 FUTURE = hasattr(urllib3, "AsyncPoolManager")
 pytestmark = pytest.mark.http
@@ -308,6 +311,131 @@ def test_it_bounds_an_answer_whose_connection_is_not_one_of_ours(scripted: Scrip
         exchange.attach_answer(response.raw)
         exchange.arm()
         assert 0 < (exchange.receive_timeout or 0) <= 10.0
+
+
+# -- requests that are written out -------------------------------------------------------------
+
+REQUEST = b"POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n{}"
+
+
+def pool_to(session: requests.Session, url: str) -> Any:
+    adapter = session.get_adapter(url)
+    assert isinstance(adapter, requests.adapters.HTTPAdapter)
+    prepared = requests.Request("POST", url).prepare()
+    return adapter.get_connection_with_tls_context(prepared, True)
+
+
+@pytest.mark.skipif(FUTURE, reason="with urllib3-future nothing is asked like that")
+def test_only_pools_of_ours_can_be_asked(scripted: Scripted) -> None:
+    with Session() as ours, requests.Session() as theirs:
+        assert can_ask(pool_to(ours, "http://127.0.0.1:1/"))
+        assert can_ask(pool_to(ours, "https://127.0.0.1:1/"))
+        assert not can_ask(pool_to(theirs, "http://127.0.0.1:1/"))
+
+
+@pytest.mark.skipif(FUTURE, reason="with urllib3-future nothing is asked like that")
+def test_a_request_is_sent_as_it_is_written_and_its_answer_read(scripted: Scripted) -> None:
+    server = scripted([answer(200, b"first"), sse(b"x" * 10, chunk_size=3), answer(404, b"third")])
+    with Session() as session:
+        pool = pool_to(session, server.url())
+        got = []
+        for _ in range(3):
+            with Exchange(5.0).current():
+                found, body = ask(pool, REQUEST, 1.0, 1000)
+            got.append((found.status, body))
+    assert got == [(200, b"first"), (200, b"x" * 10), (404, b"third")]
+    assert [request.raw for request in server.requests] == [REQUEST] * 3
+    assert server.accepted == 1
+
+
+@pytest.mark.skipif(FUTURE, reason="with urllib3-future nothing is asked like that")
+@pytest.mark.parametrize(("size", "kept"), [(9, False), (10, True), (11, True)])
+def test_a_body_is_read_up_to_a_size_and_the_connection_kept_if_that_is_all(
+    scripted: Scripted, size: int, kept: bool
+) -> None:
+    server = scripted([answer(200, b"x" * 10), answer(200)])
+    with Session() as session:
+        pool = pool_to(session, server.url())
+        for expected in (b"x" * min(size, 10), b""):
+            with Exchange(5.0).current():
+                assert ask(pool, REQUEST, 1.0, size)[1] == expected
+    assert server.accepted == (1 if kept else 2)
+
+
+@pytest.mark.skipif(FUTURE, reason="with urllib3-future nothing is asked like that")
+def test_a_failure_closes_the_connection_and_the_next_request_makes_another(
+    scripted: Scripted,
+) -> None:
+    server = scripted([reset(), raw(b"nonsense\r\n"), answer(200)])
+    with Session() as session:
+        pool = pool_to(session, server.url())
+        for error in (ConnectionError, http.client.BadStatusLine):
+            with Exchange(5.0).current(), pytest.raises(error):
+                ask(pool, REQUEST, 1.0, 10)
+        with Exchange(5.0).current():
+            assert ask(pool, REQUEST, 1.0, 10)[0].status == 200
+    assert server.accepted == 3
+    server.wait_no_connections()
+
+
+@pytest.mark.skipif(FUTURE, reason="with urllib3-future nothing is asked like that")
+def test_the_deadline_of_the_exchange_bounds_the_whole_of_it(scripted: Scripted) -> None:
+    def trickle(connection: Connection) -> None:
+        while True:
+            connection.send(b"H")
+            connection.pause(0.02)
+
+    server = scripted(trickle)
+    began = time.monotonic()
+    with Session() as session, Exchange(0.2).current(), pytest.raises(TimeoutError):
+        ask(pool_to(session, server.url()), REQUEST, 1.0, 10)
+    assert time.monotonic() - began < 2.0
+
+
+# -- sessions for threads that come and go -----------------------------------------------------
+
+
+class Thing:
+    closed = 0
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def test_the_one_that_was_put_back_last_is_used_next() -> None:
+    stack = Stack(Thing)
+    with stack.one() as first, stack.one() as second:
+        assert first is not second
+    with stack.one() as third:
+        assert third is first  # put back after the second
+    with stack.one() as fourth, stack.one() as fifth:
+        assert (fourth, fifth) == (first, second)
+    stack.close()
+    assert (first.closed, second.closed) == (1, 1)
+
+
+def test_one_that_is_in_use_is_closed_when_it_is_put_back() -> None:
+    stack = Stack(Thing)
+    with stack.one() as thing:
+        stack.close()
+        assert thing.closed == 0
+    assert thing.closed == 1
+
+
+def test_of_many_threads_no_two_have_the_same() -> None:
+    stack, used, lock = Stack(Thing), set[int](), threading.Lock()
+
+    def use() -> None:
+        for _ in range(500):
+            with stack.one() as thing:
+                with lock:
+                    assert id(thing) not in used
+                    used.add(id(thing))
+                with lock:
+                    used.remove(id(thing))
+
+    for thread in [InThread(use) for _ in range(8)]:
+        assert thread.raises(10.0) is None
 
 
 FORK = """
