@@ -19,11 +19,13 @@ from reasoning_sdk.event_source import EventSource, sse_client
 from reasoning_sdk.events import ResponseEvent, ServerSentEvent
 from reasoning_sdk.responses import Response, ResponsesClient, ResponseStream
 from reasoning_sdk.retry import RetryPolicy
+from reasoning_sdk.viewer import LostEvent, ViewerClient, ViewerRun, ViewerStats
 
 __all__ = [
     "__version__",
     *_errors,
     "EventSource",
+    "LostEvent",
     "Response",
     "ResponseEvent",
     "ResponseStream",
@@ -31,6 +33,9 @@ __all__ = [
     "RetryPolicy",
     "SSEDecoder",
     "ServerSentEvent",
+    "ViewerClient",
+    "ViewerRun",
+    "ViewerStats",
     "iter_events",
     "sse_client",
 ]

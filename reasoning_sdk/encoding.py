@@ -15,7 +15,7 @@ import attrs
 
 from reasoning_sdk.errors import InvalidEventError
 
-__all__ = ["encode_json", "json_parser", "parse_json"]
+__all__ = ["as_object", "encode_json", "json_parser", "parse_json"]
 
 
 def encode_json(value: Any) -> bytes:
@@ -40,6 +40,21 @@ def encode_json(value: Any) -> bytes:
     except Exception as exc:  # also what the code of the value's own parts raises
         path, problem = _problem(value) or ("$", str(exc))
         raise InvalidEventError(f"{path} cannot be JSON: {problem}", path=path) from exc
+
+
+def as_object(value: Any) -> dict[str, Any]:
+    """The members of what is an object in JSON. Safe to call from any thread.
+
+    Raises:
+        InvalidEventError: It is something else.
+    """
+    try:
+        plain = value if isinstance(value, dict) else _plain(value)
+    except Exception as exc:  # also what the code of the value's own raises
+        raise InvalidEventError(f"$ must be an object in JSON: {exc}") from exc
+    if not isinstance(plain, dict):
+        raise InvalidEventError(f"$ must be an object in JSON, got a {type(value).__name__}")
+    return plain
 
 
 def _loaded(module: str, name: str) -> Any:
@@ -93,6 +108,8 @@ def _problem(value: Any) -> tuple[str, str] | None:
         return next(_problems(value, "$", ()), None)
     except RecursionError:
         return "$", "nested too deeply"
+    except Exception:  # of the code of a mapping, or another part, of its own kind
+        return None
 
 
 def _problems(value: Any, path: str, above: tuple[int, ...]) -> Iterator[tuple[str, str]]:

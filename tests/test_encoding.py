@@ -23,7 +23,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from reasoning_sdk import encoding
-from reasoning_sdk.encoding import encode_json, json_parser, parse_json
+from reasoning_sdk.encoding import as_object, encode_json, json_parser, parse_json
 from reasoning_sdk.errors import InvalidEventError
 
 NAN = math.nan
@@ -370,6 +370,16 @@ def test_a_value_that_cannot_be_json_is_refused_with_its_path(value, path, probl
     assert caught.value.__cause__ is not None
 
 
+def test_a_mapping_that_raises_is_refused():
+    class Raising(dict):  # type: ignore[type-arg]
+        def items(self):
+            raise ZeroDivisionError("in items")
+
+    for value in (Raising(a=1), [Raising(a=1)]):
+        with pytest.raises(InvalidEventError, match=r"^\$ cannot be JSON: in items"):
+            encode_json(value)
+
+
 def test_an_instance_with_an_attribute_unset_is_refused():
     with pytest.raises(InvalidEventError, match=r"^\$\.a cannot be JSON: .* no attribute 'x'"):
         encode_json({"a": Unset()})
@@ -456,6 +466,43 @@ def test_many_threads_may_write_at_once():
     for thread in threads:
         thread.join()
     assert sorted(results) == [(n, encode_json([Point(n)] * 200)) for n in range(8)]
+
+
+# -- objects -----------------------------------------------------------------------------------
+
+
+class Mapped(enum.Enum):
+    ONE = {"a": 1}  # noqa: RUF012
+
+
+@pytest.mark.parametrize(
+    ("value", "members"),
+    [
+        ({"a": NAN}, {"a": NAN}),
+        ({}, {}),
+        (Point(1, b"x"), {"x": 1, "_private": b"x"}),
+        (Line(Point(0, 0), Point(1, 1)), {"start": Point(0, 0), "end": Point(1, 1)}),
+        (Record({"a": {1}}), {"a": {1}}),
+        (types.MappingProxyType({1: 2}), {1: 2}),
+        (collections.OrderedDict(b=1, a=2), {"b": 1, "a": 2}),
+        (Mapped.ONE, {"a": 1}),
+    ],
+)
+def test_the_members_of_an_object_are_what_they_are(value, members):
+    found = as_object(value)
+    assert repr(dict(found)) == repr(members)
+    assert isinstance(found, dict)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [None, True, 1, 1.5, "text", b"{}", [], (), {1}, Pair(1, 2), Point, Line, Colour.RED, Unset(),
+     Broken(), uuid.UUID(int=1), datetime.date(2026, 1, 1), object()],
+)  # fmt: skip
+def test_what_is_no_object_is_refused(value):
+    with pytest.raises(InvalidEventError, match=r"^\$ must be an object in JSON") as caught:
+        as_object(value)
+    assert caught.value.path == "$"
 
 
 # -- reading -----------------------------------------------------------------------------------

@@ -352,6 +352,16 @@ class Outbox(Generic[_T]):
         self._leave(destination, item)
         self._lose(item, reason, error)
 
+    def put_back(self, item: Item[_T]) -> None:
+        """The try was broken off, by us: the event waits as if it had not been made."""
+        destination = self._land(item)
+        if destination.probe is item:
+            destination.probe = None
+        self.queued += 1
+        self.queued_bytes += len(item.body)
+        heapq.heappush(destination.ready, item)
+        self._offer(destination)
+
     def fail(
         self,
         item: Item[_T],

@@ -6,7 +6,7 @@ import itertools
 import random
 import tracemalloc
 import weakref
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Hashable
 from typing import Any
 
@@ -464,6 +464,27 @@ def test_a_failure_of_what_was_in_flight_shuts_a_gate_no_longer_than_it_is():
     assert box.take(1.0) is None
     box.deliver(probe)
     assert box.can_give
+
+
+def test_an_event_that_is_put_back_is_the_next_to_be_given_and_spends_nothing():
+    box = outbox(retry=RetryPolicy(max_attempts=0))
+    put(box, "a1", "a2", "b1")
+    box.put_back(take(box, 0.0))
+    assert_adds_up(box)
+    assert (box.queued, box.queued_bytes, box.in_flight, box.losses) == (3, 6, 0, deque())
+    assert deliver_all(box, 0.0) == ["a1", "a2", "b1"]
+    assert_nothing_left(box)
+
+
+def test_a_probe_that_is_put_back_leaves_its_place_to_another():
+    box = outbox(workers=2)
+    put(box, "a1", "b1")
+    box.fail(take(box, 0.0), 0.0, ERROR, everywhere=True)
+    probe = take(box, 1.0)
+    assert box.take(1.0) is None
+    box.put_back(probe)
+    assert take(box, 1.0)
+    assert box.take(1.0) is None
 
 
 def test_a_longer_wait_asked_for_by_what_was_in_flight_keeps_the_gate_shut_until_then():

@@ -30,6 +30,7 @@ from reasoning_sdk import (
     LoopCanceledError,
     LoopError,
     LoopFailedError,
+    LostEvent,
     MaxDepthError,
     MaxIterationsError,
     NotFoundError,
@@ -62,6 +63,9 @@ from reasoning_sdk import (
     ToolTimeoutError,
     TransportError,
     UnprocessableEntityError,
+    ViewerClient,
+    ViewerRun,
+    ViewerStats,
     __version__,
     iter_events,
     sse_client,
@@ -203,6 +207,70 @@ decoded: Iterator[ServerSentEvent] = iter_events(chunks, max_event_size=1024)
 decoded = iter_events([b"data: x\n\n"])
 their_client: sseclient.SSEClient = sse_client(requests.Response())
 
+# -- the viewer --------------------------------------------------------------------------------
+
+
+def on_error(event: LostEvent, error: Exception) -> None:
+    texts: list[str] = [event.reason, event.url, event.id]
+    lost_body: bytes = event.body
+    print(texts, lost_body)
+
+
+viewer: ViewerClient = ViewerClient()
+viewer = ViewerClient("https://viewer.example", "")
+viewer = ViewerClient(
+    address="https://viewer.example",
+    signature=None,
+    retry=RetryPolicy(max_elapsed_time=60),
+    max_queue=None,
+    max_queue_bytes=None,
+    overflow="drop_oldest",
+    workers=8,
+    timeout=None,
+    spool=Path("spool"),
+    on_error=on_error,
+    strict=True,
+    exit_timeout=0,
+    session_factory=requests.Session,
+)
+viewer = ViewerClient(spool="spool", on_error=print, timeout=5, max_queue=10, max_queue_bytes=1000)
+default_address: str | None = viewer.default_address
+default_signature: str | None = viewer.default_signature
+with viewer as entered_viewer:
+    same_viewer: ViewerClient = entered_viewer
+
+sent: bool = viewer.send_agent_completion_begin("run-1", {"model": "gpt-5"})
+sent = viewer.send_agent_completion_continue({"id": "run-1"}, address="https://other.example")
+sent = viewer.send_agent_completion_error("run-1", ValueError("no"), signature="")
+sent = viewer.send_function_execution_begin("f", RetryPolicy(), address=None, signature=None)
+sent = viewer.send_function_execution_continue({"id": "f"})
+sent = viewer.send_function_execution_error("f", {"code": 500, "message": "no"})
+with viewer.agent_completion("run-1", {}, address=None, signature=None) as run:
+    entered_run: ViewerRun = run
+    run_id: str = run.id
+    sent = run.continue_({"delta": "x"})
+run = viewer.function_execution("f", {})
+for teed_event in viewer.tee("run-1", {}, client.stream("Why?"), address=None, signature=None):
+    teed: ResponseEvent = teed_event
+teed_numbers: Iterator[int] = viewer.tee("run-1", {}, [1, 2])
+
+stats: ViewerStats = viewer.stats
+counts: list[int] = [
+    stats.queued,
+    stats.queued_bytes,
+    stats.in_flight,
+    stats.delivered,
+    stats.retries,
+    stats.submitted,
+    stats.dropped["rejected"],
+]
+dropped: Mapping[str, int] = stats.dropped
+stats = ViewerStats(delivered=1)
+lost_event: LostEvent = LostEvent(reason="rejected", url="", id="a", body=b"")
+flushed: bool = viewer.flush()
+flushed = viewer.flush(None)
+flushed = viewer.close(timeout=0)
+
 # -- retries -----------------------------------------------------------------------------------
 
 policy: RetryPolicy = RetryPolicy(
@@ -318,3 +386,13 @@ iter_events(["text"])  # type: ignore[list-item]
 EventSource(b"https://api.example")  # type: ignore[arg-type]
 EventSource("https://api.example", headers=fresh_key)  # type: ignore[arg-type]
 ServerSentEvent("message")  # type: ignore[call-arg]
+ViewerClient(5)  # type: ignore[arg-type]
+ViewerClient("https://viewer.example", "", RetryPolicy())  # type: ignore[call-arg]
+ViewerClient(on_error=fresh_key)  # type: ignore[arg-type]
+ViewerClient(session_factory=requests.Session())  # type: ignore[arg-type]
+viewer.send_agent_completion_begin({"id": "run-1"})  # type: ignore[arg-type, call-arg]
+viewer.send_agent_completion_continue({}, "https://other.example")  # type: ignore[call-arg]
+viewer.stats = stats  # type: ignore[misc]
+stats.queued = 1  # type: ignore[misc]
+lost_event.body = b""  # type: ignore[misc]
+LostEvent("rejected", "", "a", b"")  # type: ignore[call-arg]
