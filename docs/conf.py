@@ -48,6 +48,7 @@ BUILTIN = [name for name in dir(builtins) if not name.startswith("_")]
 nitpick_ignore_regex = [
     (r"py:.*", "|".join(BUILTIN)),
     (r"py:.*", rf"({'|'.join(UNLINKED.split())})(\..+)?"),
+    (r"py:.*", r"reasoning_sdk\..+\._T"),  # a type variable
 ]
 
 

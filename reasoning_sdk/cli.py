@@ -3,14 +3,15 @@
 import importlib.metadata
 import io
 import json
+import logging
 import os
 import platform
 import re
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Annotated, Any, Protocol, TextIO
@@ -19,9 +20,11 @@ import typer
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from reasoning_sdk._version import __version__
+from reasoning_sdk.encoding import parse_json
 from reasoning_sdk.errors import (
     ConfigurationError,
     InvalidEventError,
@@ -30,6 +33,8 @@ from reasoning_sdk.errors import (
 )
 from reasoning_sdk.events import ResponseEvent
 from reasoning_sdk.responses import ResponsesClient, ResponseStream
+from reasoning_sdk.retry import RetryPolicy
+from reasoning_sdk.viewer import ViewerClient
 
 __all__ = ["app"]
 
@@ -37,6 +42,10 @@ DELTA = "response.output_text.delta"
 DEMO_PROMPT = "Explain server-sent events in a few sentences."
 DEMO_MODEL = "gpt-5-mini"
 DEMO_PACE = 0.03
+_MOST_WAITING = 1000
+_MOST_BYTES_WAITING = 16 * 1024 * 1024
+_LEAST_PATIENCE, _LONGEST_TRY = 1.0, 10.0  # seconds
+_PAUSE = 0.1
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 FAILED, USAGE, NOT_COMPLETED, INTERRUPTED, BROKEN_PIPE = 1, 2, 3, 130, 141
@@ -46,8 +55,13 @@ EXIT_CODES = (
     "130 interrupted; 141 nobody reads the output."
 )
 
+PUBLISH_EXIT_CODES = (
+    "Exit codes: 0 every event was delivered; 1 some were not, or lines could not be read; 2 wrong "
+    "usage or configuration; 130 interrupted; 141 nobody reads the output."
+)
+
 app = typer.Typer(
-    help="Stream responses of reasoning services.",
+    help="Stream responses of reasoning services; publish events to a viewer.",
     epilog=EXIT_CODES,
     no_args_is_help=True,
     add_completion=False,
@@ -96,6 +110,79 @@ def replay(
     """Show a recorded stream as if it came from a server."""
     with _exit_codes(), ResponsesClient(fixture=file) as client:
         _show(client.stream(None), as_json)
+
+
+@app.command(epilog=PUBLISH_EXIT_CODES)
+def publish(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE.jsonl",
+            help='Events, one a line: {"path": "/agent/completions", "body": {"id": …}}, with '
+            '"/functions/executions" for the others, and "address" if it is another one. A '
+            "spool's dead-letter.jsonl is such a file. - reads standard input.",
+        ),
+    ],
+    address: Annotated[
+        str | None,
+        typer.Option(envvar="VIEWER_ADDRESS", help="Where the viewer is.", metavar="URL"),
+    ] = None,
+    signature: Annotated[
+        str | None,
+        typer.Option(
+            envvar="VIEWER_SIGNATURE",
+            help="The secret that goes along; better in the variable, as others see arguments.",
+            metavar="SECRET",
+        ),
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(min=1, max=256, help="How many connections, each for other ids.")
+    ] = 4,
+    timeout: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="Seconds for which an event is tried again, and without a delivery after which "
+            "the rest is given up.",
+        ),
+    ] = 60.0,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the tally as a line of JSON.")
+    ] = False,
+) -> None:
+    """Send recorded events to a viewer, those of one id in order, and print a tally."""
+    with _exit_codes(), _events(file) as (lines, total):
+        causes: dict[str, str] = {}
+        patience = max(timeout, _LEAST_PATIENCE)
+        if address == os.environ.get("VIEWER_ADDRESS"):
+            address = None  # the client looks there itself, and names the variable in its errors
+        if signature == os.environ.get("VIEWER_SIGNATURE"):
+            signature = None
+        client = ViewerClient(
+            address,
+            signature,
+            retry=RetryPolicy(max_interval=5.0, max_elapsed_time=timeout),
+            max_queue=None,
+            max_queue_bytes=None,
+            workers=workers,
+            timeout=min(patience, _LONGEST_TRY),
+            strict=True,
+            on_error=lambda event, error: causes.setdefault(event.reason, str(error)),
+        )
+        if client.default_address is None:
+            raise ConfigurationError("no address: give --address, or set VIEWER_ADDRESS")
+        publication = _Publication(client, str(file), total, patience)
+        try:
+            if not publication.run(lines):
+                causes["closed"] = f"given up, nothing arrived for {patience:g} seconds"
+        except KeyboardInterrupt:
+            causes["closed"] = "interrupted"
+            raise
+        finally:
+            client.close(0)
+            publication.show_tally(causes, as_json)
+        if publication.failed:
+            raise typer.Exit(FAILED)
 
 
 @app.command()
@@ -149,8 +236,8 @@ def _forget(file: TextIO) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
 
 
-def _complain(problem: str) -> None:
-    line = Text.assemble(("error", "red"), f": {_visible(problem)}")
+def _complain(problem: str, kind: str = "error", colour: str = "red") -> None:
+    line = Text.assemble((kind, colour), f": {_visible(problem)}")
     try:
         Console(stderr=True).print(line, soft_wrap=True)
     except OSError:  # there is nobody to tell; the exit code still does
@@ -189,6 +276,146 @@ def _demo_client(base_url: str | None, model: str | None) -> Iterator[ResponsesC
         recording = files("reasoning_sdk") / "data" / "demo.sse"
         with as_file(recording) as path, ResponsesClient(fixture=path) as client:
             yield client
+
+
+@contextmanager
+def _events(file: Path) -> Iterator[tuple[Iterable[bytes], int | None]]:
+    """The lines of a file, and how many there are where that can be known before."""
+    if str(file) == "-":
+        if sys.stdin is None:  # it was closed when Python began
+            raise ConfigurationError("standard input is closed")
+        yield _readable(sys.stdin.buffer, "standard input"), None
+        return
+    with ExitStack() as stack:
+        try:
+            lines = stack.enter_context(file.open("rb"))
+            total = None
+            if lines.seekable():
+                total = sum(not line.isspace() for line in lines)
+                lines.seek(0)
+        except OSError as exc:
+            raise _cannot_read(str(file), exc) from exc
+        yield _readable(lines, str(file)), total
+
+
+def _readable(lines: Iterable[bytes], name: str) -> Iterator[bytes]:
+    try:
+        yield from lines
+    except OSError as exc:
+        raise _cannot_read(name, exc) from exc
+
+
+def _cannot_read(name: str, exc: OSError) -> ConfigurationError:
+    return ConfigurationError(f"cannot read {name}: {(exc.strerror or str(exc)).lower()}")
+
+
+class _Publication:
+    """A file of events on its way; given up after so many seconds in which none arrives."""
+
+    def __init__(self, client: ViewerClient, name: str, total: int | None, patience: float) -> None:
+        self._patience = patience
+        self._client = client
+        self._name = name
+        self._senders = {
+            "/agent/completions": client.send_agent_completion_continue,
+            "/functions/executions": client.send_function_execution_continue,
+        }
+        self._unreadable = 0
+        self._passed_over = 0
+        self._progress = Progress(
+            TextColumn("sent"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=Console(stderr=True),
+            disable=not Console(stderr=True).is_terminal,
+        )
+        self._task = self._progress.add_task("", total=total)
+
+    @property
+    def failed(self) -> bool:
+        stats = self._client.stats
+        return bool(self._unreadable or stats.delivered != stats.submitted)
+
+    def run(self, lines: Iterable[bytes]) -> bool:
+        """Send them all; whether that was not given up."""
+        with self._progress, _warnings_shown():
+            for number, line in enumerate(lines, 1):
+                if not line.isspace():
+                    self._send(number, line)
+                if not self._wait_until_fewer_wait_than(_MOST_WAITING):
+                    return False
+            return self._wait_until_fewer_wait_than(1)
+
+    def _send(self, number: int, line: bytes) -> None:
+        try:
+            record = parse_json(line)
+            if not isinstance(record, dict):
+                raise ValueError("not an object")
+            if "done" in record and "body" not in record:  # a spool's own mark
+                self._passed_over += 1
+                return
+            path, body = record.get("path"), record.get("body")
+            if path not in list(self._senders) or not isinstance(body, dict):
+                raise ValueError(f"wants a body, an object, and a path: {', '.join(self._senders)}")
+        except ValueError as exc:
+            self._unreadable += 1
+            _complain(f"{self._name}, line {number}: {exc}")
+            return
+        recipient = {name: record.get(name) for name in ("address", "signature")}
+        try:
+            self._senders[path](body, **recipient)
+        except InvalidEventError as exc:  # which the client counts
+            _complain(f"{self._name}, line {number}: {exc}")
+
+    def _wait_until_fewer_wait_than(self, count: int) -> bool:
+        """Wait; whether it has come to that, or the viewer fails for too long."""
+        arrived, arrived_at = -1, 0.0
+        while True:
+            stats, now = self._client.stats, time.monotonic()
+            waiting = stats.queued + stats.in_flight
+            done = stats.submitted - waiting + self._unreadable + self._passed_over
+            self._progress.update(self._task, completed=done)
+            if waiting < count and stats.queued_bytes < _MOST_BYTES_WAITING:
+                return True
+            taken = stats.delivered + stats.dropped["rejected"]
+            if taken != arrived:
+                arrived, arrived_at = taken, now
+            elif not stats.in_flight and now - arrived_at > self._patience:
+                return False
+            self._client.flush(_PAUSE)
+
+    def show_tally(self, causes: Mapping[str, str], as_json: bool) -> None:
+        stats = self._client.stats
+        dropped = {
+            **stats.dropped,
+            **({"unreadable": self._unreadable} if self._unreadable else {}),
+        }
+        if as_json:
+            tally = {"delivered": stats.delivered, "retries": stats.retries, "dropped": dropped}
+            print(json.dumps(tally), flush=True)
+            return
+        print(f"delivered {stats.delivered}, tried again {stats.retries}", flush=True)
+        for reason, count in dropped.items():
+            cause = f": {causes[reason]}" if reason in causes else ""
+            print(f"{reason} {count}{_visible(cause)}", flush=True)
+
+
+class _Warnings(logging.Handler):
+    """Shows what the client warns of."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _complain(record.getMessage(), "warning", "yellow")
+
+
+@contextmanager
+def _warnings_shown() -> Iterator[None]:
+    log, handler = logging.getLogger("reasoning_sdk.viewer"), _Warnings(logging.WARNING)
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
 
 
 class _View(Protocol):

@@ -5,6 +5,7 @@ import inspect
 import re
 import shlex
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,8 @@ import pytest
 import typer
 
 import reasoning_sdk
-from reasoning_sdk import ResponsesClient, cli
+from reasoning_sdk import ResponsesClient, ViewerClient, cli
+from tests.support.counting import CountingServer
 from tests.support.llmock import LlmockServer
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -64,6 +66,20 @@ def compiled(page: Path, block: Block) -> Any:
     return compile("\n" * block.line + block.code, name_of(page), "exec", dont_inherit=True)
 
 
+@contextmanager
+def closing_all(monkeypatch: pytest.MonkeyPatch, *kinds: type[Any]) -> Iterator[None]:
+    """Close the clients that are made meanwhile, the last one first."""
+    with ExitStack() as made:
+        for kind in kinds:
+
+            def init(self: Any, *args: Any, make: Any = kind.__init__, **options: Any) -> None:
+                make(self, *args, **options)
+                made.callback(self.close)
+
+            monkeypatch.setattr(kind, "__init__", init)
+        yield
+
+
 @pytest.mark.http
 @pytest.mark.parametrize("page", WITH_PYTHON, ids=name_of)
 def test_the_code_of_a_page_runs(
@@ -76,24 +92,15 @@ def test_the_code_of_a_page_runs(
     monkeypatch.setenv("OPENAI_API_KEY", "test-key")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr("logging.basicConfig", lambda **options: None)
-    clients: list[ResponsesClient] = []
-    make = ResponsesClient.__init__
-
-    def made(self: ResponsesClient, *args: Any, **options: Any) -> None:
-        make(self, *args, **options)
-        clients.append(self)
-
-    monkeypatch.setattr(ResponsesClient, "__init__", made)
     names: dict[str, Any] = {"__name__": "page"}
-    try:
+    with CountingServer() as viewer, closing_all(monkeypatch, ResponsesClient, ViewerClient):
+        monkeypatch.setenv("VIEWER_ADDRESS", viewer.url)
+        monkeypatch.setenv("VIEWER_SIGNATURE", "test-secret")
         for block in python_of(page):
             assert block.mode, f"{name_of(page)}:{block.line}: say whether it runs or compiles"
             code = compiled(page, block)
             if block.mode == "run":
                 exec(code, names)
-    finally:
-        for client in clients:
-            client.close()
 
 
 def test_most_pages_have_code_that_runs() -> None:
@@ -153,16 +160,19 @@ def test_the_reference_has_every_command_option_and_exit_code() -> None:
         for parameter in command.params:
             for option in parameter.opts:
                 assert f"`{option}" in text or option in ("text", "file", "--help")
-    codes = {number for name, number in vars(cli).items() if name.isupper() and type(number) is int}
+    constants = {name: n for name, n in vars(cli).items() if name.isupper() and type(n) is int}
+    codes = {number for name, number in constants.items() if not name.startswith("_")}
     assert {int(code) for code in re.findall(r"^\| (\d+) \|", text, re.MULTILINE)} == {0, *codes}
     assert {int(code) for code in re.findall(r"[:;] (\d+) ", cli.EXIT_CODES)} == {0, *codes}
+    of_publish = re.findall(r"[:;] (\d+) ", cli.PUBLISH_EXIT_CODES)
+    assert {int(code) for code in of_publish} == {0, *codes} - {cli.NOT_COMPLETED}
 
 
 def test_the_reference_has_every_variable_that_is_read() -> None:
     package = Path(inspect.getfile(reasoning_sdk)).parent
     source = "".join(path.read_text() for path in package.rglob("*.py"))
-    names = set(re.findall(r"\"((?:OPENAI|REASONING)_[A-Z_]+)\"", source))
-    assert len(names) > 6
+    names = set(re.findall(r"\"((?:OPENAI|REASONING|VIEWER)_[A-Z_]+)\"", source))
+    assert len(names) > 8
     text = (DOCS / "reference" / "environment.md").read_text()
     assert {name for name in names if f"| `{name}` |" not in text} == set()
 

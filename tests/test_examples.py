@@ -23,6 +23,7 @@ from werkzeug.serving import make_server
 from reasoning_sdk import ServerSentEvent, iter_events
 from tests.support import recordings
 from tests.support.aimock import AimockServer
+from tests.support.counting import CountingServer
 from tests.support.llmock import LlmockServer
 from tests.support.scripted import (
     Connection,
@@ -227,6 +228,89 @@ def test_event_source_says_what_went_wrong() -> None:
         done = run("event_source.py", f"{url}/events")
     assert done.returncode == 1
     assert done.stderr.startswith("NotFoundError: 404 Not Found")
+
+
+# -- publish.py ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def viewer(monkeypatch: pytest.MonkeyPatch) -> Iterator[CountingServer]:
+    """A viewer that counts, and that the variables name."""
+    with CountingServer() as server:
+        monkeypatch.setenv("VIEWER_ADDRESS", server.url)
+        monkeypatch.setenv("VIEWER_SIGNATURE", "test-secret")
+        yield server
+
+
+def test_publish_prints_the_answer_and_publishes_every_event(
+    llmock_server: LlmockServer, viewer: CountingServer
+) -> None:
+    llmock_server.scenario([{"type": "reply", "text": "It is the air."}])
+    done = run("publish.py", "Why?", base_url=llmock_server.base_url)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "It is the air.\n", "")
+    begin, *events = [post.json for post in viewer.delivered]
+    assert (begin["model"], begin["input"]) == ("gpt-5-mini", "Why?")
+    assert {event["id"] for event in events} == {begin["id"]}
+    assert (events[0]["type"], events[-1]["type"]) == ("response.created", "response.completed")
+    assert "".join(event["delta"] for event in events if "delta" in event) == "It is the air."
+    assert {post.path for post in viewer.posts} == {"/agent/completions"}
+    assert {post.signature for post in viewer.posts} == {"test-secret"}
+
+
+def test_publish_tells_the_viewer_of_an_answer_that_was_cut(
+    scripted: Scripted, viewer: CountingServer
+) -> None:
+    server = scripted(sse(recordings.cut_response()))
+    done = run("publish.py", base_url=server.base_url)
+    assert (done.returncode, done.stdout.strip()) == (1, "Hello, wor")
+    assert "StreamInterruptedError" in done.stderr
+    last = viewer.delivered[-1].json
+    assert (last["code"], "stream closed before" in last["message"]) == (500, True)
+
+
+@pytest.mark.parametrize("how", ["refused by the viewer", "no viewer"])
+def test_publish_says_that_not_everything_was_published(
+    scripted: Scripted, viewer: CountingServer, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if how == "no viewer":
+        monkeypatch.delenv("VIEWER_ADDRESS")
+    viewer.answer(400)
+    events = recordings.text_response("Hello")
+    done = run("publish.py", base_url=scripted(sse(events)).base_url)
+    assert (done.returncode, done.stdout) == (4, "Hello\n")
+    reason = "no_address" if how == "no viewer" else "rejected): 400 Bad Request"
+    assert f"not published ({reason}" in done.stderr
+    assert f"published 0 of {1 + len(events)} events" in done.stderr
+
+
+# -- tools_flask.py ------------------------------------------------------------------------------
+
+
+def test_tools_publishes_to_the_viewer_of_the_tenant(
+    viewer: CountingServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SPOOL", str(tmp_path / "spool"))
+    module = load("tools_flask.py")
+    with CountingServer() as other, contextlib.ExitStack() as stack:
+        stack.callback(lambda: module.viewer().close())
+        module.app.config["TENANTS"]["acme"] = (f"{other.url}/acme", "their-secret")
+        browser = module.app.test_client()
+        weather = {"city": "Oslo", "celsius": 21}
+        assert browser.post("/tools/get_weather", json={"city": "Oslo"}).get_json() == weather
+        tenant = {"X-Tenant": "acme"}
+        got = browser.post("/tools/get_weather", json={"city": "Atlantis"}, headers=tenant)
+        assert got.status_code == 404
+        assert module.viewer().flush()
+        assert browser.get("/health").get_json() == {"waiting": 0, "delivered": 4, "lost": {}}
+        begin, piece = [post.json for post in viewer.delivered]
+        assert begin["id"] == piece["id"]
+        assert (begin["name"], piece["output"]) == ("get_weather", weather)
+        assert {post.signature for post in viewer.posts} == {"test-secret"}
+        begin, error = [post.json for post in other.delivered]
+        assert begin["id"] == error["id"]
+        assert (error["code"], error["message"]) == (500, "there is no weather in Atlantis")
+        assert {post.signature for post in other.posts} == {"their-secret"}
+        assert {post.path for post in other.posts} == {"/acme/functions/executions"}
 
 
 # -- relay_flask.py ------------------------------------------------------------------------------
