@@ -4,11 +4,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks import harness, import_time, responses, sse
+from benchmarks import harness, import_time, responses, sse, viewer
 
 PAGE = Path(__file__).parent.parent / "docs" / "topics" / "performance.md"
 BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
-PARTS = ["sse", "responses", "import_time"]
+PARTS = ["sse", "responses", "viewer", "import_time"]
 FEWEST_ROUNDS = 7
 
 
@@ -49,14 +49,16 @@ def main() -> int:
 
 def run(parts: list[str], rounds: int, *, small: bool = False) -> tuple[list[str], bool]:
     """Measure some of the parts, as one run."""
-    sizes_sse, sizes_responses = sse.Sizes(), responses.Sizes()
+    sizes_sse, sizes_responses, sizes_viewer = sse.Sizes(), responses.Sizes(), viewer.Sizes()
     if small:
         sizes_sse = sse.Sizes(events=700, large=1_600_000, lines=20_000, repeat=1)
         sizes_responses = responses.Sizes(events=700, alone=5, timed=5, turns=1)
-    with responses.server() as port:
+        sizes_viewer = viewer.SMALL
+    with responses.server() as port, viewer.server() as control:
         comparisons = {
             "sse": sse.comparisons(sizes_sse),
             "responses": responses.comparisons(sizes_responses, port),
+            "viewer": viewer.comparisons(sizes_viewer, control),
             "import_time": import_time.comparisons(),
         }
         return harness.measure([c for part in parts for c in comparisons[part]], rounds)
