@@ -21,7 +21,7 @@ PEERS := $(VENV)/.stamp-peers
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-10s %s\n", $$1, $$2}' Makefile
 
-check: style types coverage docs examples  ## everything a change must pass
+check: style types coverage tests docs examples  ## everything a change must pass
 
 style: $(DEV)  ## linter and formatter, changing nothing
 	$(RUN) -m ruff check
@@ -34,19 +34,18 @@ format: $(DEV)  ## repair what linter and formatter can repair
 types: $(DEV)  ## mypy, strict
 	$(RUN) -m mypy
 
-tests: $(DEV)  ## all tests
-	$(RUN) -m pytest $(PYTEST_ARGS)
+tests: $(DEV)  ## all tests but those of _core and the examples, which have targets of their own
+	$(RUN) -m pytest -n auto -m "not examples" --ignore=tests/_core $(PYTEST_ARGS)
 
-coverage: $(DEV)  ## the tests but the examples; every branch of _core must be taken
-	$(RUN) -m coverage run -m pytest -m "not examples" $(PYTEST_ARGS)
-	$(RUN) -m coverage report
+coverage: $(DEV)  ## the tests of _core, which must take every branch of it
+	$(RUN) -m coverage run -m pytest tests/_core $(PYTEST_ARGS)
 	$(RUN) -m coverage report --include='reasoning_sdk/_core/*' --fail-under=100
 
 docs: $(DEV)  ## the documentation, in docs/_build/html
 	$(RUN) -m sphinx -W -n -q --keep-going docs docs/_build/html
 
 examples: $(DEV)  ## run the files of examples/
-	$(RUN) -m pytest -m examples $(PYTEST_ARGS)
+	$(RUN) -m pytest -n auto -m examples $(PYTEST_ARGS)
 
 matrix:  ## the tests on each Python found
 	PYTEST_ARGS='$(PYTEST_ARGS)' .ci/matrix $(MATRIX)

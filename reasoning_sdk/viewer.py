@@ -18,7 +18,7 @@ from reasoning_sdk._io.spool import Kept, Spool
 from reasoning_sdk._io.translate import origin
 from reasoning_sdk._version import __version__
 from reasoning_sdk.arguments import check_kind, check_seconds, shown
-from reasoning_sdk.encoding import as_object, encode_json, parse_json
+from reasoning_sdk.encoding import as_object, encode_json, json_parser, parse_json
 from reasoning_sdk.errors import (
     APIStatusError,
     ConfigurationError,
@@ -173,6 +173,7 @@ class ViewerClient:
         self._strict = strict
         self._exit_timeout = exit_timeout
         self._session_factory = session_factory
+        json_parser()  # it imports what a thread must not be importing while another one forks
         self._closed = False
         self._recipients: dict[tuple[str, str | None, str | None], Destined] = {}
         # What each process has of it, begun by the first use: after any fork, any patch of gevent.

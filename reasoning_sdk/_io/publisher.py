@@ -10,6 +10,7 @@ import functools
 import itertools
 import logging
 import os
+import sys
 import threading
 import time
 import uuid
@@ -114,6 +115,7 @@ class Publisher:
         self._refused: deque[str] = deque()  # the reasons
         self._flushes: list[tuple[Mark, Signal]] = []
         self._lost_before = 0
+        self._exit_deadline: float | None = None
         self._closed = False
         self._adopting = threading.Lock()
         self._has_orphans = spool is not None
@@ -132,6 +134,9 @@ class Publisher:
 
     def put(self, item: Item[Destined]) -> bool:
         """Take an event in, at once; whether it was. Safe in signal handlers and finalisers."""
+        if self._exit_deadline is not None and not self._is_in_time():
+            self.refuse(item, "closed", StateError("the interpreter exits"))
+            return False
         size = len(item.body)
         if not self._outbox.has_room(size, len(self._inbox), self._inbox_bytes):
             self.refuse(item, "queue_full", ReasoningError("the queue is full"))
@@ -143,7 +148,14 @@ class Publisher:
         full = len(self._inbox) > _MOST_IN_INBOX or self._inbox_bytes > _MOST_BYTES_IN_INBOX
         if full or self._outbox.wants(item):
             self._rouse()
+        if self._exit_deadline is not None:  # nobody would wait for a thread
+            self.flush(max(self._exit_deadline - time.monotonic(), 0.0))
         return True
+
+    def _is_in_time(self) -> bool:
+        """Whether an event can still be sent, after the flush at the interpreter's exit."""
+        assert self._exit_deadline is not None  # it exits
+        return time.monotonic() < self._exit_deadline and not sys.is_finalizing()
 
     def refuse(self, item: Item[Destined], reason: str, error: Exception) -> None:
         """Count an event that cannot be taken in. Safe in signal handlers and finalisers."""
@@ -446,13 +458,15 @@ class Publisher:
         """Deliver what is left, within the time that there is."""
         if self._closed or self._pid != os.getpid():  # a fork has made this
             return
-        done = self.flush(max(began_at + self._exit_timeout - time.monotonic(), 0.0))
+        deadline = began_at + self._exit_timeout
+        done = self.flush(max(deadline - time.monotonic(), 0.0))
         counts = self.counts()
         left = counts.queued + counts.in_flight
         if left:
             fate = "lost" if self._spool is None else "kept for the next process"
             log.warning("%d events were not delivered before the exit: %s", left, fate)
         self._teller.step()
+        self._exit_deadline = deadline
         if done and self._spool is not None:
             self._spool.close()
 
