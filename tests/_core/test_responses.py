@@ -793,3 +793,12 @@ def test_a_notebook_shows_the_whole_object():
     data = recordings.response_object(MESSAGES, metadata={"k": "v"})
     page = html.unescape(Response(data)._repr_html_())
     assert json.dumps(data, indent=2, ensure_ascii=False) in page
+
+
+def test_a_whole_message_that_a_stream_taken_up_in_its_middle_brings_is_no_new_text():
+    state = ResponseState(sequence_number=3)
+    part = {"type": "output_text", "text": "Hello, world"}
+    item = {"type": "message", "id": "msg_1", "content": [part]}
+    done = {"type": "response.output_item.done", "item": item}
+    state.apply(event_of({**done, "sequence_number": 4}))
+    assert (state.text, state.new_text) == ("Hello, world", "")
