@@ -340,11 +340,15 @@ class _Publication:
     def run(self, lines: Iterable[bytes]) -> bool:
         """Send them all; whether that was not given up."""
         with self._progress, _warnings_shown():
+            unseen = 0
             for number, line in enumerate(lines, 1):
                 if not line.isspace():
                     self._send(number, line)
-                if not self._wait_until_fewer_wait_than(_MOST_WAITING):
-                    return False
+                unseen += _MOST_BYTES_WAITING // 100 + len(line)
+                if unseen > _MOST_BYTES_WAITING:  # after a hundred lines, or large ones
+                    unseen = 0
+                    if not self._wait_until_fewer_wait_than(_MOST_WAITING):
+                        return False
             return self._wait_until_fewer_wait_than(1)
 
     def _send(self, number: int, line: bytes) -> None:
@@ -397,7 +401,7 @@ class _Publication:
             return
         print(f"delivered {stats.delivered}, tried again {stats.retries}", flush=True)
         for reason, count in dropped.items():
-            cause = f": {causes[reason]}" if reason in causes else ""
+            cause = f": {' '.join(causes[reason].split())}" if reason in causes else ""
             print(f"{reason} {count}{_visible(cause)}", flush=True)
 
 

@@ -1,6 +1,8 @@
 """Publish the events of a run to a viewer: fire and forget, and nothing lost in silence."""
 
 import os
+import re
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -38,6 +40,7 @@ _FUNCTION = "/functions/executions"
 _NOWHERE = {
     path: Destined(url="", headers={}, destination="", label=b"") for path in (_AGENT, _FUNCTION)
 }
+_KEY = re.compile("[0-9a-f-]{36}")
 _MOST_RECIPIENTS = 1000
 _MOST_WORKERS = 256
 
@@ -343,13 +346,13 @@ class ViewerClient:
             ...     for chunk in chunks:
             ...         run.continue_(chunk)
         """
-        return ViewerRun(self, "agent_completion", id, request, address, signature)
+        return ViewerRun(self, id, request, address, signature, of_function=False)
 
     def function_execution(
         self, id: str, request: Any, *, address: str | None = None, signature: str | None = None
     ) -> "ViewerRun":
         """The same for a function execution."""
-        return ViewerRun(self, "function_execution", id, request, address, signature)
+        return ViewerRun(self, id, request, address, signature, of_function=True)
 
     def tee(
         self,
@@ -457,6 +460,8 @@ class ViewerClient:
 
     def _revive(self, kept: Kept) -> Item[Destined] | None:
         """An event that an ended process has left; ``None`` while it cannot be sent."""
+        if kept.path not in _NOWHERE or not _KEY.fullmatch(kept.key):  # nothing of ours
+            return None
         try:
             recipient = self._recipient(kept.path, kept.address, kept.signature)
             lane, _ = _continue(None, parse_json(kept.body))
@@ -484,17 +489,23 @@ class ViewerRun:
     def __init__(
         self,
         viewer: ViewerClient,
-        family: str,
         id: str,
         request: Any,
         address: str | None,
         signature: str | None,
+        *,
+        of_function: bool,
     ) -> None:
         self.id = id
         self._request = request
-        self._begin = getattr(viewer, f"send_{family}_begin")
-        self._continue = getattr(viewer, f"send_{family}_continue")
-        self._error = getattr(viewer, f"send_{family}_error")
+        if of_function:
+            self._begin = viewer.send_function_execution_begin
+            self._continue = viewer.send_function_execution_continue
+            self._error = viewer.send_function_execution_error
+        else:
+            self._begin = viewer.send_agent_completion_begin
+            self._continue = viewer.send_agent_completion_continue
+            self._error = viewer.send_agent_completion_error
         self._options = {"address": address, "signature": signature}
 
     def __enter__(self) -> "ViewerRun":
@@ -507,7 +518,7 @@ class ViewerRun:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if error is not None:
+        if error is not None and not isinstance(error, GeneratorExit):  # a loop that was left
             with suppress(InvalidEventError, StateError):  # a strict client's, in this one's place
                 self._error(self.id, error, **self._options)
 
@@ -611,8 +622,9 @@ def _check_count(name: str, value: Any, *, at_most: int | None = None) -> None:
 
 
 def _check_wait(name: str, value: Any, *, optional: bool = False) -> None:
-    if value == 0 and not isinstance(value, bool):
+    if value is None and optional:
         return
-    if value is None and not optional:
-        raise ConfigurationError(f"{name} must be >= 0 seconds, got None")
-    check_seconds(name, value)
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not (number and 0 <= value <= threading.TIMEOUT_MAX):
+        allowed = ">= 0 seconds or None" if optional else ">= 0 seconds"
+        raise ConfigurationError(f"{name} must be {allowed}, got {shown(value)}")

@@ -10,7 +10,7 @@ a single event, the probe. Every event is delivered, or lost and counted under a
 
 import heapq
 from collections import deque
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable
 from enum import Enum
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -31,6 +31,7 @@ class _Target(Protocol):
 
 
 _T = TypeVar("_T", bound=_Target)
+_MOST_BESIDES = 1000
 
 
 class Item(Generic[_T]):
@@ -41,11 +42,14 @@ class Item(Generic[_T]):
         lane: Its id: events of one id stay in order.
         target: Where to, for whoever sends it; its ``destination`` has the gate.
         number: Its place in the order of arrival.
+        settled: Whether it was delivered or lost.
         keeper: Where it is kept until it is settled, if anywhere.
         tries: Its tries so far; ``None`` before the first.
     """
 
-    __slots__ = ("_last", "_next", "body", "keeper", "lane", "number", "target", "tries")
+    __slots__ = (
+        "_last", "_next", "body", "keeper", "lane", "number", "settled", "target", "tries"
+    )  # fmt: skip
 
     def __init__(self, body: bytes, lane: str, target: _T, keeper: Any = None) -> None:
         self.body = body
@@ -53,6 +57,7 @@ class Item(Generic[_T]):
         self.target = target
         self.keeper = keeper
         self.number = 0
+        self.settled = False
         self.tries: Retries | None = None
         self._next: Item[_T] | None = None  # in its lane
         self._last: Item[_T] | None = None  # of its lane, if this is the first
@@ -126,6 +131,17 @@ class _Destination(Generic[_T]):
         heapq.heapify(self.ready)
         return item
 
+    def remove(self, item: Item[_T]) -> None:
+        """Take out the first of a lane that waits: mostly the oldest that is ready."""
+        if self.ready and self.ready[0] is item:
+            heapq.heappop(self.ready)
+        elif item in self.ready:
+            self.ready.remove(item)
+            heapq.heapify(self.ready)
+        else:
+            self.delayed = [entry for entry in self.delayed if entry[1] is not item]
+            heapq.heapify(self.delayed)
+
     def open(self) -> None:
         self.gate, self.retries, self.probe, self.doubted = _Gate.OPEN, None, None, None
         self.shut_until = 0.0
@@ -174,6 +190,7 @@ class Outbox(Generic[_T]):
         self._timers: list[tuple[float, int, _Destination[_T]]] = []  # when to look again: a heap
         self._flying: set[Item[_T]] = set()
         self._marks: list[Mark] = []
+        self._order: list[Item[_T]] = []  # where the oldest is to be dropped: a heap, by arrival
         self._number = 0
         self.submitted = self.delivered = self.lost = self.retries = 0
         self.queued = self.queued_bytes = self.in_flight = 0
@@ -192,8 +209,13 @@ class Outbox(Generic[_T]):
 
         This may be asked without the lock, as :meth:`wants` may.
         """
-        if self.drop_oldest:
-            return size <= self._max_bytes and self._max_queue > 0
+        if self.drop_oldest:  # but of what is not in yet there may be no more than that again
+            return (
+                size <= self._max_bytes
+                and self._max_queue > 0
+                and besides < self._max_queue + _MOST_BESIDES
+                and besides_bytes < self._max_bytes + _MOST_BESIDES
+            )
         return (
             self.queued + besides < self._max_queue
             and self.queued_bytes + besides_bytes + size <= self._max_bytes
@@ -234,6 +256,8 @@ class Outbox(Generic[_T]):
         item.number = self._number
         self.queued += 1
         self.queued_bytes += size
+        if self.drop_oldest:
+            self._remember(item)
         name = item.target.destination
         destination = self._destinations.get(name)
         if destination is None:
@@ -251,16 +275,16 @@ class Outbox(Generic[_T]):
 
     def _make_room(self, size: int) -> None:
         while self.queued >= self._max_queue or self.queued_bytes + size > self._max_bytes:
-            self._evict(min(self._oldest()))
+            item = heapq.heappop(self._order)
+            if not item.settled and item not in self._flying:
+                self._evict(item)
 
-    def _oldest(self) -> Iterator[Item[_T]]:
-        """Among these is the oldest that waits."""
-        for destination in self._destinations.values():
-            yield from destination.ready[:1]
-            yield from (item for _, item in destination.delayed)
-        for item in self._flying:
-            if item._next is not None:
-                yield item._next
+    def _remember(self, item: Item[_T]) -> None:
+        """Note the order of arrival, and forget what is settled."""
+        if len(self._order) > 2 * self.queued + _MOST_BESIDES:
+            self._order = [other for other in self._order if not other.settled]
+            heapq.heapify(self._order)
+        heapq.heappush(self._order, item)
 
     def _evict(self, item: Item[_T]) -> None:
         destination = self._destination_of(item)
@@ -271,13 +295,7 @@ class Outbox(Generic[_T]):
                 first._last = first
             item._next = None
         else:
-            if destination.ready and destination.ready[0] is item:
-                heapq.heappop(destination.ready)
-            else:
-                destination.delayed = [
-                    entry for entry in destination.delayed if entry[1] is not item
-                ]
-                heapq.heapify(destination.delayed)
+            destination.remove(item)
             self._leave(destination, item)
         self.queued -= 1
         self.queued_bytes -= len(item.body)
@@ -357,8 +375,7 @@ class Outbox(Generic[_T]):
         destination = self._land(item)
         if destination.probe is item:
             destination.probe = None
-        self.queued += 1
-        self.queued_bytes += len(item.body)
+        self._wait_again(item)
         heapq.heappush(destination.ready, item)
         self._offer(destination)
 
@@ -398,11 +415,16 @@ class Outbox(Generic[_T]):
             self._leave(destination, item)
             self._lose(item, "budget_exhausted", error)
             return
-        self.queued += 1
-        self.queued_bytes += len(item.body)
+        self._wait_again(item)
         heapq.heappush(destination.delayed, (now + delay, item))
         self._set_timer(now + delay, destination)
         self._offer(destination)
+
+    def _wait_again(self, item: Item[_T]) -> None:
+        self.queued += 1
+        self.queued_bytes += len(item.body)
+        if self.drop_oldest:
+            heapq.heappush(self._order, item)
 
     def _land(self, item: Item[_T]) -> _Destination[_T]:
         destination = self._destination_of(item)
@@ -466,12 +488,15 @@ class Outbox(Generic[_T]):
         self._marks = [other for other in self._marks if other is not mark]
 
     def _settle(self, item: Item[_T]) -> None:
-        if not self._marks:
-            return
-        for mark in self._marks:
-            if item.number <= mark._number:
-                mark.left -= 1
-        self._marks = [mark for mark in self._marks if mark.left]
+        if self._marks:
+            for mark in self._marks:
+                if item.number <= mark._number:
+                    mark.left -= 1
+            self._marks = [mark for mark in self._marks if mark.left]
+        if self.drop_oldest:
+            item.settled = True
+            while self._order and self._order[0].settled:
+                heapq.heappop(self._order)
 
     def drop_queued(self, reason: str, error: Exception) -> None:
         """Lose every event that waits, unless it is kept somewhere. Nothing is sent after that."""

@@ -67,6 +67,7 @@ _HARMLESS_HEADERS = frozenset(
 )
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(r"([\x21-\x7e\x80-\xff]([\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?")
+_HOST = re.compile(r"[\w-]+(\.[\w-]+)*\.?")
 _UNFIT_FOR_URL = re.compile(r"[\x00-\x20\x7f]")
 
 
@@ -97,7 +98,7 @@ def check_url(name: str, url: Any, *, with_query: bool = False) -> str:
     try:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-        usable = usable and not _UNFIT_FOR_URL.search(url)
+        usable = usable and not _UNFIT_FOR_URL.search(url) and _is_host(str(parts.hostname))
     except (AttributeError, TypeError, ValueError):
         usable = False
     if not usable:
@@ -110,6 +111,14 @@ def check_url(name: str, url: Any, *, with_query: bool = False) -> str:
     if "?" in url:
         raise ConfigurationError(f"{name} must have no query")
     return str(url).rstrip("/")
+
+
+def _is_host(name: str) -> bool:
+    """Whether a host can have this name; requests would say no only when it is asked."""
+    if ":" in name:  # an IPv6 address, which urlsplit has looked at
+        return True
+    name.encode("idna")  # a UnicodeError, which is a ValueError, for empty and long labels
+    return bool(_HOST.fullmatch(name))
 
 
 def is_passing(error: ReasoningError, statuses: frozenset[int] = RETRIED_STATUSES) -> bool:

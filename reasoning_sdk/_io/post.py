@@ -10,7 +10,7 @@ address, and its connection pool used from then on. A session of the caller's ow
 import encodings.idna
 import encodings.punycode  # noqa: F401
 import netrc  # noqa: F401
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -31,7 +31,7 @@ _CONNECT_TIMEOUT = 5.0
 _MOST_ROUTES = 1000
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(kw_only=True, eq=False)
 class Recipient:
     """Who gets POSTs, each instance one for itself.
 
@@ -86,20 +86,23 @@ class Poster:
         """
         exchange = Exchange(_least(self._timeout, timeout))
         self._exchanges.add(exchange)
+        sent: _Sent = [recipient.headers]
         try:
             if self._closed:
                 raise StateError("the client is closed")
             with self._lines.one() as line, exchange.current():
-                status, headers, content = line.post(recipient, key, body, exchange)
+                status, headers, content = line.post(recipient, key, body, exchange, sent)
         except FOREIGN as exc:
             if self._closed:
                 raise StateError("the client was closed") from exc
-            raise translate(exc, origin(recipient.url), _hide(recipient)) from exc
+            raise translate(exc, origin(recipient.url), _hide(sent)) from exc
+        except Exception as exc:  # of the caller's own session
+            _hide(sent).inside(exc)
+            raise
         finally:
             self._exchanges.discard(exchange)
         if not 200 <= status < 300:
-            now = self._clock.time()
-            raise status_error(status, headers, content, _hide(recipient), now)
+            raise status_error(status, headers, content, _hide(sent), self._clock.time())
 
     def close(self) -> None:
         """End what is under way, in whatever thread, and close every connection."""
@@ -113,13 +116,15 @@ def _least(*seconds: float | None) -> float | None:
     return min((s for s in seconds if s is not None), default=None)
 
 
-def _hide(recipient: Recipient) -> Hide:
+def _hide(sent: Iterable[Mapping[str, Any]]) -> Hide:
     hide = Hide(shortest=1)  # a signature may be short
-    hide.learn(recipient.headers)
+    for headers in sent:
+        hide.learn({name: _text(value) for name, value in headers.items()})
     return hide
 
 
 _Answer = tuple[int, Mapping[str, str], bytes]
+_Sent = list[Mapping[str, Any]]  # the headers of a request, of which none may be told
 
 
 class _Line:
@@ -136,10 +141,13 @@ class _Line:
     def close(self) -> None:
         self._session.close()
 
-    def post(self, recipient: Recipient, key: str, body: bytes, exchange: Exchange) -> _Answer:
+    def post(
+        self, recipient: Recipient, key: str, body: bytes, exchange: Exchange, sent: _Sent
+    ) -> _Answer:
         route = self._route_to(recipient) if self._is_ours else None
         if route is None or not can_ask(route.pool):
-            return self._send(recipient, key, body, exchange)
+            return self._send(recipient, key, body, exchange, sent)
+        sent.append(route.headers)
         timeout = _least(_CONNECT_TIMEOUT, exchange.remaining())
         answer, content = ask(route.pool, route.written(key, body), timeout, _MAX_BODY)
         if 200 <= answer.status < 300:
@@ -155,18 +163,21 @@ class _Line:
             route = self._routes[recipient] = _Route(self._session, recipient)
         return route
 
-    def _send(self, recipient: Recipient, key: str, body: bytes, exchange: Exchange) -> _Answer:
+    def _send(
+        self, recipient: Recipient, key: str, body: bytes, exchange: Exchange, sent: _Sent
+    ) -> _Answer:
         """Send as requests does, with all that a caller's session may have in store."""
         session = self._session
         headers = {**recipient.headers, "Idempotency-Key": key}
         prepared = session.prepare_request(
             requests.Request("POST", recipient.url, headers=headers, data=body)
         )
+        sent.append(prepared.headers)
         settings = session.merge_environment_settings(prepared.url, {}, True, None, None)
         remaining = exchange.remaining()
         timeout = (_least(_CONNECT_TIMEOUT, remaining), remaining)
         response = session.send(prepared, allow_redirects=False, timeout=timeout, **settings)
-        stream = HTTPStream(response, exchange, origin(recipient.url), _hide(recipient))
+        stream = HTTPStream(response, exchange, origin(recipient.url), _hide(sent))
         content = stream.read_beginning(_MAX_BODY, _BODY_SECONDS)
         return stream.status, stream.headers, content
 
@@ -184,18 +195,28 @@ class _Route:
             prepared, settings["verify"], proxies=settings["proxies"], cert=settings["cert"]
         )
         adapter.cert_verify(self.pool, url, settings["verify"], settings["cert"])
-        headers = dict(prepared.headers)
+        headers: dict[str, Any] = dict(prepared.headers)
         headers.pop("Content-Length", None)  # of a request without body
         if self.pool.proxy is not None and self.pool.scheme == "http":
             headers.update(self.pool.proxy_headers)
         target = adapter.request_url(prepared, settings["proxies"])
-        lines = [f"POST {target} HTTP/1.1", f"Host: {urlsplit(url).netloc}"]
+        self.headers = headers
+        lines = [f"POST {target} HTTP/1.1", f"Host: {_host(url)}"]
         lines += [f"{name}: {_text(value)}" for name, value in headers.items()]
         self._head = ("\r\n".join(lines) + "\r\nIdempotency-Key: ").encode("latin-1")
 
     def written(self, key: str, body: bytes) -> bytes:
         """A whole request."""
         return b"%s%s\r\nContent-Length: %d\r\n\r\n%s" % (self._head, key.encode(), len(body), body)
+
+
+def _host(url: str) -> str:
+    """What a request to a URL says as its ``Host``."""
+    parts = urlsplit(url)
+    host = (parts.hostname or "").partition("%")[0].rstrip(".")  # a zone is for us alone
+    host = f"[{host}]" if ":" in host else host
+    default = {"http": 80, "https": 443}[parts.scheme]
+    return host if parts.port in (None, default) else f"{host}:{parts.port}"
 
 
 def _text(value: str | bytes) -> str:

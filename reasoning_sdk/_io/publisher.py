@@ -30,6 +30,7 @@ from reasoning_sdk.encoding import parse_json
 from reasoning_sdk.errors import (
     APIStatusError,
     ConnectError,
+    InvalidEventError,
     ProtocolError,
     ReasoningError,
     StateError,
@@ -49,6 +50,7 @@ _MOST_LOSSES = 1000
 _MOST_CAUSES = 100
 _LOOK_AGAIN = 1.0
 _STOP_SECONDS = 1.0
+_TELL_SECONDS = 0.5  # how long a flush waits for losses to be told
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -120,6 +122,7 @@ class Publisher:
         self._adopting = threading.Lock()
         self._has_orphans = spool is not None
         self._spool_failed = False
+        self._left_alone = 0  # events in the spool that cannot be sent
         self._key = str(uuid.uuid4())[:-12]
         self._kept_key = str(uuid.uuid4())[:-12]
         self._kept = itertools.count()
@@ -145,9 +148,10 @@ class Publisher:
             self._keep(item, self._spool)
         self._inbox_bytes += size
         self._inbox.append(item)
-        full = len(self._inbox) > _MOST_IN_INBOX or self._inbox_bytes > _MOST_BYTES_IN_INBOX
-        if full or self._outbox.wants(item):
+        if self._outbox.wants(item):
             self._rouse()
+        if len(self._inbox) > _MOST_IN_INBOX or self._inbox_bytes > _MOST_BYTES_IN_INBOX:
+            self._clerk.begin(self._do_nothing)  # the others may all be busy
         if self._exit_deadline is not None:  # nobody would wait for a thread
             self.flush(max(self._exit_deadline - time.monotonic(), 0.0))
         return True
@@ -164,7 +168,7 @@ class Publisher:
             item.body = b""
         self._teller.tell(Loss(item=item, reason=reason, error=error))
         if len(self._refused) > _MOST_IN_INBOX:
-            self._rouse()
+            self._clerk.begin(self._do_nothing)
 
     def _keep(self, item: Item[Destined], spool: Spool) -> None:
         key = f"{self._kept_key}{next(self._kept):012x}"
@@ -186,14 +190,21 @@ class Publisher:
             try:
                 self._take_in()
                 result = action(*args, **options)
-                while self._outbox.losses:
-                    self._lose(self._outbox.losses.popleft())
             finally:
                 self._inside = None
+        with suppress(IndexError):  # there are none, or another thread has taken them
+            while True:
+                self._lose(self._outbox.losses.popleft())
         for mark, signal in tuple(self._flushes):
             if not mark.left:
                 signal.give()
         return result
+
+    def _do_nothing(self) -> None:
+        """Have the outbox take in what is there."""
+        self._do(self._count)
+        if self._outbox.can_give:
+            self._rouse()
 
     def _check_outside(self) -> None:
         if self._inside == threading.get_ident():
@@ -203,18 +214,23 @@ class Publisher:
         """Do what changes the outbox where neither a Ctrl-C nor a signal handler interrupts it."""
         self._check_outside()
         if threading.current_thread() is threading.main_thread():
-            return self._clerk.do(functools.partial(function, *args))
-        return function(*args)
+            result = self._clerk.do(functools.partial(function, *args))
+        else:
+            result = function(*args)
+        if self._outbox.can_give:  # what was taken in by this, and roused nobody
+            self._rouse()
+        return result
 
     def _take_in(self) -> None:
         outbox = self._outbox
-        while self._refused:
+        for _ in range(len(self._refused)):  # not what comes meanwhile, or there is no end
             outbox.refuse(self._refused.popleft())
-        while self._inbox:
+        for _ in range(len(self._inbox)):
             item = self._inbox.popleft()
             self._inbox_bytes -= len(item.body)
             outbox.put(item, anyway=self._closed or not outbox.drop_oldest)
-        self._inbox_bytes = 0  # also of what a Ctrl-C has kept out
+        if not self._inbox:
+            self._inbox_bytes = 0  # also of what a Ctrl-C has kept out
         if self._closed:
             outbox.drop_queued("closed", StateError("the client was closed before"))
 
@@ -242,6 +258,8 @@ class Publisher:
 
     def _rouse(self) -> bool:
         """Have a thread that is not busy look for work; whether there is one."""
+        if self._closed:
+            return False
         for worker in self._workers:
             if not worker.is_busy and worker.thread.wake():
                 return True
@@ -254,13 +272,16 @@ class Publisher:
         """Send an event; the seconds until there may be another, ``None`` when there is none."""
         if self._spool is not None:
             self._look_after(self._spool)
-        now = time.monotonic()
-        item = self._do(self._outbox.take, now)
-        at = self._outbox.next_at()
-        if item is None:
-            return None if at is None else max(at - now, 0.0)
-        worker.is_busy = True
+        worker.is_busy = True  # from here on others are roused for what comes in
         try:
+            now = time.monotonic()
+            item = self._do(self._outbox.take, now)
+            at = self._outbox.next_at()
+            if item is None:
+                worker.is_busy = False
+                if self._inbox:  # by somebody who found all of us busy
+                    return 0.0
+                return None if at is None else max(at - now, 0.0)
             if at is not None or self._outbox.can_give:
                 self._rouse()
             self._send(item, timeout)
@@ -333,12 +354,19 @@ class Publisher:
         for segment, found in spool.orphans():
             for kept in found:
                 item = self._revive(kept)
-                if item is not None:
+                if item is None:
+                    self._leave_alone(spool)
+                else:
                     item.keeper = segment, kept.key
                     self._do(self._outbox.put, item, anyway=True)
             if not self._outbox.has_space:
                 return True
         return False
+
+    def _leave_alone(self, spool: Spool) -> None:
+        if not self._left_alone:
+            log.warning("events in %r stay there: there is no address for them", spool)
+        self._left_alone += 1
 
     def _lose(self, loss: Loss[Destined]) -> None:
         """See to what was lost after it had been accepted."""
@@ -352,11 +380,11 @@ class Publisher:
         target.pop("signature", None)
         letter = {
             "reason": loss.reason,
-            "error": str(loss.error),
+            "error": str(loss.error).encode("utf-8", "replace").decode(),  # it may be the server's
             "at": time.time(),
             "key": item.keeper[1],
             **target,
-            "body": parse_json(item.body),
+            "body": _members(item.body),
         }
         try:
             spool.bury(letter)
@@ -389,7 +417,8 @@ class Publisher:
             return False
         with self._lock:
             self._lost_before = lost = self._outbox.lost
-        return done and lost == lost_before
+        self._teller.wait(min(deadline, time.monotonic() + _TELL_SECONDS))
+        return done and lost == lost_before and not self._left_alone
 
     def _is_empty(self) -> bool:
         with self._lock:
@@ -482,9 +511,20 @@ def _final_reason(error: Exception) -> str | None:
     return "internal"
 
 
-def _cause(loss: Loss[Destined]) -> tuple[str, str]:
+def _cause(loss: Loss[Destined]) -> tuple[str, str, str]:
     """What a loss has in common with others that need not be logged as well."""
-    return loss.reason, str(getattr(loss.error, "status_code", type(loss.error).__name__))
+    error = loss.error
+    if isinstance(error, InvalidEventError):
+        return loss.reason, "", str(error)
+    what = str(getattr(error, "status_code", type(error).__name__))
+    return loss.reason, loss.item.target.destination, what
+
+
+def _members(body: bytes) -> Any:
+    try:
+        return parse_json(body)
+    except ValueError:  # it is nested too deeply for this thread
+        return body.decode()
 
 
 class _Worker:
@@ -500,7 +540,13 @@ class _Worker:
         self.thread = BackgroundThread("viewer", self.step, on_exit=on_exit)
 
     def step(self, timeout: float | None = None) -> float | None:
-        return self._work(self, timeout)
+        try:
+            return self._work(self, timeout)
+        except StateError:
+            raise
+        except Exception:  # a fault of ours: no reason to send nothing any more
+            log.exception("the publisher has failed")
+            return _LOOK_AGAIN
 
 
 class _Clerk:
@@ -509,6 +555,12 @@ class _Clerk:
     def __init__(self) -> None:
         self._tasks: deque[_Task] = deque()
         self._thread = BackgroundThread("viewer.clerk", self.step)
+
+    def begin(self, function: Callable[[], object]) -> None:
+        """Have something done soon, if nothing is to be done already."""
+        if not self._tasks:
+            self._tasks.append(_Task(function))
+        self._thread.wake()
 
     def do(self, function: Callable[[], _R]) -> _R:
         task = _Task(function)
@@ -562,7 +614,9 @@ class _Teller:
         self._on_loss = on_loss
         self._losses: deque[Loss[Destined]] = deque()
         self._untold = 0
-        self._causes: set[tuple[str, str]] = set()
+        self._is_telling = False
+        self._waiting: list[Signal] = []
+        self._causes: set[tuple[str, str, str]] = set()
         self._thread = BackgroundThread("viewer.losses", self.step, on_fork=on_fork)
 
     def tell(self, loss: Loss[Destined]) -> None:
@@ -575,12 +629,31 @@ class _Teller:
         self._thread.wake()
 
     def step(self) -> None:
+        self._is_telling = True
         while self._losses:
             with suppress(IndexError):  # another thread took it
                 self._tell(self._losses.popleft())
         if self._untold:
             untold, self._untold = self._untold, 0
             log.warning("%d more events were lost, faster than that could be told", untold)
+        self._is_telling = False
+        for signal in tuple(self._waiting):
+            signal.give()
+
+    def wait(self, deadline: float) -> None:
+        """Wait until what was lost is told; not in a callback that is being told."""
+        signal = Signal()
+        self._waiting.append(signal)
+        try:
+            while self._losses or self._is_telling:
+                remaining = deadline - time.monotonic()
+                if remaining <= 0 or self._thread.is_current():
+                    return
+                if self._losses and not self._thread.wake():
+                    self.step()
+                signal.take(min(remaining, _LOOK_AGAIN))
+        finally:
+            self._waiting.remove(signal)
 
     def finish(self, timeout: float) -> None:
         """Tell what is left; end the thread, and any later one as soon as it has told."""
@@ -594,7 +667,7 @@ class _Teller:
         if self._on_loss is not None:
             try:
                 self._on_loss(loss)
-            except Exception:  # the caller's code, of which nobody waits for the outcome
+            except BaseException:  # the caller's code, of which nobody waits for the outcome
                 log.exception("on_error failed")
 
     def _is_known(self, loss: Loss[Destined]) -> bool:

@@ -20,6 +20,7 @@ import errno
 import logging
 import os
 import re
+import stat
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
@@ -43,7 +44,7 @@ log = logging.getLogger("reasoning_sdk.spool")
 _PREFIX, _SUFFIX = "events-", ".jsonl"
 _DEAD_LETTERS = "dead-letter.jsonl"
 _FLAGS = os.O_RDWR | os.O_APPEND | getattr(os, "O_CLOEXEC", 0)
-_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # nor a pipe's other end
 _LARGE = 64 * 1024  # bytes from which a segment is not used again once all of it is settled
 _LARGEST = 4 * 1024 * 1024  # bytes from which it is not used any more
 _UNOPENED_SECONDS = 60.0  # after which a segment that has no name yet is a leftover
@@ -284,6 +285,8 @@ class Spool:
         path = os.path.join(self.directory, _DEAD_LETTERS)
         fd = os.open(path, _FLAGS | _NO_LINK | os.O_CREAT, 0o600)
         try:
+            _check_ours(fd)
+            os.fchmod(fd, 0o600)
             size = os.fstat(fd).st_size
             if size and os.pread(fd, 1, size - 1) != b"\n":
                 line = b"\n" + line
@@ -420,6 +423,7 @@ class Spool:
         except FileNotFoundError:
             return None
         try:
+            _check_ours(segment.fd)
             fcntl.flock(segment.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Its owner may have removed it before we had the lock.
             if os.path.samestat(os.fstat(segment.fd), os.lstat(path)):
@@ -512,6 +516,17 @@ def _sweep(path: str) -> None:
         pass
     finally:
         os.close(fd)
+
+
+def _check_ours(fd: int) -> None:
+    """Let a file pass that we may believe.
+
+    Raises:
+        PermissionError: It is no plain file, or another user's.
+    """
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
+        raise PermissionError(errno.EPERM, "it is no file of this user")
 
 
 def _inode(fd: int) -> tuple[int, int] | None:

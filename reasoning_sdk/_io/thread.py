@@ -131,6 +131,10 @@ class BackgroundThread:
         """Whether there is a thread that repeats the step."""
         return self._pid == os.getpid() and self._thread is not None and self._thread.is_alive()
 
+    def is_current(self) -> bool:
+        """Whether it is the thread that asks."""
+        return self._thread is threading.current_thread()
+
     def wake(self) -> bool:
         """Have the next step begin now, on a thread that is started if need be.
 

@@ -218,15 +218,18 @@ def status_error(
     headers = {hide(name): hide(value) for name, value in headers.items() if name != "set-cookie"}
     code, message = _code_and_message(content)
     if not message and "location" in headers:
-        message = f"a redirect to {origin(headers['location'])} that is not followed"
+        where = headers["location"]
+        where = origin(where) if "//" in where else "another path"
+        message = f"a redirect to {where} that is not followed"
     request_id = headers.get("x-request-id") or headers.get("request-id")
     text = f"{status} {_phrase(status)}"
     if message:
-        text += f": {message}"
+        text += f": {' '.join(message.split())[:_MAX_TEXT]}"
     if request_id:
         text += f" (request id {request_id})"
+    text = hide(text).encode("utf-8", "backslashreplace").decode()  # else no log could be written
     return APIStatusError.for_status(status)(
-        hide(text),
+        text,
         status_code=status,
         body=content,
         headers=headers,

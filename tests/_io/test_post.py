@@ -63,8 +63,8 @@ def make() -> Iterator[Make]:
 
 def to(url: str, **headers: str) -> Recipient:
     return Recipient(
-        url,
-        {
+        url=url,
+        headers={
             "User-Agent": "a-test",
             "Accept-Encoding": "identity",
             "Content-Type": "application/json",

@@ -1110,3 +1110,83 @@ def test_only_so_many_causes_are_logged(
         it.publisher.refuse(Item(b"x", "a", target), f"r{number}", r.ReasoningError("no"))
     it.close()
     assert len(caplog.records) == 3
+
+
+# -- what a review has found ---------------------------------------------------------------------
+
+
+def test_an_event_that_the_counts_take_in_is_sent_all_the_same(
+    scripted: Scripted, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the moment in which it is put down and the one in which its lane is looked at."""
+    it = make(scripted(OK, repeat_last=True))
+    wants = it.publisher._outbox.wants
+
+    def asked_late(item: Any) -> bool:
+        it.counts  # noqa: B018  # takes it in
+        return wants(item)
+
+    monkeypatch.setattr(it.publisher._outbox, "wants", asked_late)
+    it.put("a1")
+    wait_until(lambda: it.counts.delivered == 1)
+
+
+def test_an_event_put_in_while_a_worker_takes_one_that_hangs_is_not_left_to_it(
+    scripted: Scripted, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = scripted(OK, repeat_last=True)
+    it = make(scripted(HANGS, repeat_last=True), timeout=30.0)
+    next_at, put = it.publisher._outbox.next_at, []
+
+    def and_put() -> float | None:
+        if not put:  # by the worker, in the middle of its step, as a finaliser may
+            put.append(True)
+            it.put("b1", url=good.url("/x"))
+        return next_at()
+
+    monkeypatch.setattr(it.publisher._outbox, "next_at", and_put)
+    it.put("a1")
+    good.wait_for_requests(1)
+
+
+def test_what_the_oldest_drops_for_is_bounded_while_every_thread_hangs(
+    scripted: Scripted, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reasoning_sdk._io.publisher._MORE_WORKERS", 0)
+    monkeypatch.setattr("reasoning_sdk._io.publisher._MOST_IN_INBOX", 10)
+    server = scripted(HANGS, repeat_last=True)
+    it = make(server, timeout=30.0, max_queue=5, drop_oldest=True)
+    it.put("a0")
+    server.wait_for_requests(1)
+    for number in range(2000):
+        it.put(f"a{number}")
+        assert len(it.publisher._inbox) <= 1005 + 10
+    assert it.counts.queued <= 5
+
+
+@pytest.mark.parametrize("message", ["\\ud800", "x" * 10])
+def test_no_text_of_a_server_ends_the_thread_that_buries_what_it_refused(
+    scripted: Scripted, make: Make, tmp_path: Path, message: str
+) -> None:
+    refusal = answer(400, body=b'{"error": {"message": "%s"}}' % message.encode())
+    it = make(scripted([refusal] * 40 + [OK] * 10), spool=Spool(tmp_path))
+    for number in range(50):
+        it.put(f"a{number}")
+    assert it.flush(10.0) is False
+    it.settled(delivered=10, rejected=40)
+    assert len((tmp_path / "dead-letter.jsonl").read_text().splitlines()) == 40
+
+
+def test_an_on_loss_that_exits_is_called_again_and_ends_nothing(make: Make, nobody: str) -> None:
+    told: list[str] = []
+
+    def exits(loss: Any) -> None:
+        told.append(loss.reason)
+        raise SystemExit(7)
+
+    it = make(nobody, retry=ONCE, on_loss=exits)
+    for number in range(3):
+        it.put(f"{number}")
+    assert it.flush(5.0) is False
+    assert it.close() is not None
+    assert told == ["budget_exhausted"] * 3

@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -1282,3 +1283,33 @@ def test_what_is_pending_is_what_was_added_and_not_settled_in_order(operations):
                 expected = {event.key: segment for segment, event in found}
         spool.close()
         assert len(os.listdir(directory)) <= len(expected)
+
+
+# -- files that are not ours ---------------------------------------------------------------------
+
+
+def test_a_pipe_among_the_segments_is_passed_over(tmp_path: Path) -> None:
+    first = Spool(tmp_path)
+    assert first.add("k1", HEAD, b"{}")
+    first.close()
+    os.mkfifo(tmp_path / "events-00000000000000000001-a.jsonl")
+    assert [kept.key for _, found in Spool(tmp_path).orphans() for kept in found] == ["k1"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to somebody else")
+def test_what_another_user_has_put_there_is_not_believed(tmp_path: Path) -> None:
+    first = Spool(tmp_path)
+    assert first.add("k1", HEAD, b"{}")
+    first.close()
+    (segment,) = tmp_path.glob("events-*")
+    os.chown(segment, 12345, 12345)
+    assert list(Spool(tmp_path).orphans()) == []
+    assert segment.exists()
+
+
+def test_dead_letters_are_for_their_owner_alone_whoever_made_the_file(tmp_path: Path) -> None:
+    letters = tmp_path / "dead-letter.jsonl"
+    letters.touch(mode=0o666)
+    letters.chmod(0o666)
+    Spool(tmp_path).bury({"n": 1})
+    assert stat.S_IMODE(letters.stat().st_mode) == 0o600
