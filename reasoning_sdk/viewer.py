@@ -3,7 +3,6 @@
 import os
 import re
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from types import TracebackType
@@ -15,7 +14,7 @@ import requests
 from reasoning_sdk._core.outbox import Item, Loss, Outbox
 from reasoning_sdk._io.http import check_headers, check_url
 from reasoning_sdk._io.post import Poster
-from reasoning_sdk._io.publisher import Destined, Publisher
+from reasoning_sdk._io.publisher import Destined, Publisher, ViewerStats
 from reasoning_sdk._io.spool import Kept, Spool
 from reasoning_sdk._io.translate import origin
 from reasoning_sdk._version import __version__
@@ -43,32 +42,6 @@ _NOWHERE = {
 _KEY = re.compile("[0-9a-f-]{36}")
 _MOST_RECIPIENTS = 1000
 _MOST_WORKERS = 256
-
-
-@attrs.frozen(kw_only=True)
-class ViewerStats:
-    """Where a client's events are, all at one moment.
-
-    Args:
-        queued: How many wait.
-        queued_bytes: The bytes of these.
-        in_flight: How many are being sent.
-        delivered: How many have arrived.
-        retries: How many tries were not the first of their event.
-        dropped: How many were lost or refused, by reason; 0 for any other reason.
-    """
-
-    queued: int = 0
-    queued_bytes: int = 0
-    in_flight: int = 0
-    delivered: int = 0
-    retries: int = 0
-    dropped: Counter[str] = attrs.field(factory=Counter)
-
-    @property
-    def submitted(self) -> int:
-        """How many events were sent, or refused."""
-        return self.delivered + sum(self.dropped.values()) + self.queued + self.in_flight
 
 
 @attrs.frozen(kw_only=True)
@@ -388,10 +361,7 @@ class ViewerClient:
     def stats(self) -> ViewerStats:
         """Where the events are. Safe to call from any thread."""
         publisher = self._publishers.get(os.getpid())
-        if publisher is None:
-            return ViewerStats()
-        counts = publisher.counts()
-        return ViewerStats(**attrs.asdict(counts, recurse=False))
+        return ViewerStats() if publisher is None else publisher.stats()
 
     def flush(self, timeout: float | None = 10.0) -> bool:
         """Wait until what was sent before is delivered. Safe to call from any thread.

@@ -1714,7 +1714,7 @@ def test_a_client_that_is_forgotten_delivers_and_leaves_nothing(scripted: Script
     viewer = r.ViewerClient(server.url(), retry=QUICK)
     publisher = viewer._publisher()
     for worker in publisher._workers:
-        worker.thread._linger = 0.01
+        worker.thread.linger = 0.01
     del publisher, worker
     viewer.send_agent_completion_begin("a", {})
     viewer.send_agent_completion_begin("b", {})

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
 __all__ = ["response_html"]
@@ -54,18 +53,18 @@ def response_html(
         problem: What went wrong.
         raw: The whole JSON object, to be unfolded.
     """
-    about = [escape(part) for part in (model, response_id, _tokens(usage)) if part]
+    about = [_escape(part) for part in (model, response_id, _tokens(usage)) if part]
     colour = _COLOURS.get(status, _COLOURS["cancelled"])
     parts = [
-        f'<span style="{_BADGE}{colour}">{escape(status.replace("_", " "))}</span> ',
+        f'<span style="{_BADGE}{colour}">{_escape(status.replace("_", " "))}</span> ',
         f'<span style="{_FAINT}">{" · ".join(about)}</span>',
     ]
     parts += [_item(item) for item in items]
     if open_text:
         cursor = "▌" if status in _UNDER_WAY else "…"
-        parts.append(f'<div style="{_TEXT}">{escape(open_text)}{cursor}</div>')
+        parts.append(f'<div style="{_TEXT}">{_escape(open_text)}{cursor}</div>')
     if problem:
-        parts.append(f'<div style="{_PROBLEM}">{escape(problem)}</div>')
+        parts.append(f'<div style="{_PROBLEM}">{_escape(problem)}</div>')
     if raw is not None:
         parts.append(_details("JSON", _indented(raw)))
     html = f'<div style="{_CARD};border-left-color:{colour}">{"".join(parts)}</div>'
@@ -87,7 +86,7 @@ def _item(item: Mapping[str, Any]) -> str:
     if "arguments" in item or "input" in item:
         given = item.get("arguments", item.get("input"))
         call = f"{item.get('name', kind)}({given})"
-        return f'<div style="{_CODE}">{escape(call)}</div>'
+        return f'<div style="{_CODE}">{_escape(call)}</div>'
     return _details(kind, _indented(item))
 
 
@@ -107,11 +106,17 @@ def _parts(item: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
 def _content(part: Mapping[str, Any]) -> str:
     text, refusal = part.get("text"), part.get("refusal")
     style = f"{_TEXT};font-style:italic" if refusal and not text else _TEXT
-    return f'<div style="{style}">{escape(str(text or refusal or ""))}</div>'
+    return f'<div style="{style}">{_escape(str(text or refusal or ""))}</div>'
 
 
 def _details(summary: str, text: str, style: str = _CODE) -> str:
     return (
         f'<details style="margin:0.5em 0 0"><summary style="{_FAINT};cursor:pointer">'
-        f'{escape(summary)}</summary><div style="{style}">{escape(text)}</div></details>'
+        f'{_escape(summary)}</summary><div style="{style}">{_escape(text)}</div></details>'
     )
+
+
+def _escape(text: str) -> str:
+    from html import escape  # noqa: PLC0415  # it brings a large table, which most programs never need
+
+    return escape(text)

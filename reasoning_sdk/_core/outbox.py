@@ -132,12 +132,9 @@ class _Destination(Generic[_T]):
         return item
 
     def remove(self, item: Item[_T]) -> None:
-        """Take out the first of a lane that waits: mostly the oldest that is ready."""
+        """Take out the oldest that waits: of those that are ready it is the first."""
         if self.ready and self.ready[0] is item:
             heapq.heappop(self.ready)
-        elif item in self.ready:
-            self.ready.remove(item)
-            heapq.heapify(self.ready)
         else:
             self.delayed = [entry for entry in self.delayed if entry[1] is not item]
             heapq.heapify(self.delayed)

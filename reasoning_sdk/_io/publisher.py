@@ -37,7 +37,7 @@ from reasoning_sdk.errors import (
     TransportError,
 )
 
-__all__ = ["Counts", "Destined", "Publisher"]
+__all__ = ["Destined", "Publisher", "ViewerStats"]
 
 log = logging.getLogger("reasoning_sdk.viewer")
 
@@ -67,15 +67,29 @@ class Destined(Recipient):
 
 
 @attrs.frozen(kw_only=True)
-class Counts:
-    """How many events are where."""
+class ViewerStats:
+    """Where a client's events are, all at one moment.
 
-    queued: int
-    queued_bytes: int
-    in_flight: int
-    delivered: int
-    retries: int
-    dropped: Counter[str]
+    Args:
+        queued: How many wait.
+        queued_bytes: The bytes of these.
+        in_flight: How many are being sent.
+        delivered: How many have arrived.
+        retries: How many tries were not the first of their event.
+        dropped: How many were lost or refused, by reason; 0 for any other reason.
+    """
+
+    queued: int = 0
+    queued_bytes: int = 0
+    in_flight: int = 0
+    delivered: int = 0
+    retries: int = 0
+    dropped: Counter[str] = attrs.field(factory=Counter)
+
+    @property
+    def submitted(self) -> int:
+        """How many events were sent, or refused."""
+        return self.delivered + sum(self.dropped.values()) + self.queued + self.in_flight
 
 
 class Publisher:
@@ -234,18 +248,18 @@ class Publisher:
         if self._closed:
             outbox.drop_queued("closed", StateError("the client was closed before"))
 
-    def counts(self) -> Counts:
+    def stats(self) -> ViewerStats:
         """How many events are where, all at one moment."""
         if self._inbox or self._refused:
             with suppress(StateError):
-                counts: Counts = self._apart(self._do, self._count)
+                counts: ViewerStats = self._apart(self._do, self._count)
                 return counts
         with self._lock:
             return self._count()
 
-    def _count(self) -> Counts:
+    def _count(self) -> ViewerStats:
         outbox = self._outbox
-        return Counts(
+        return ViewerStats(
             queued=outbox.queued,
             queued_bytes=outbox.queued_bytes,
             in_flight=outbox.in_flight,
@@ -489,7 +503,7 @@ class Publisher:
             return
         deadline = began_at + self._exit_timeout
         done = self.flush(max(deadline - time.monotonic(), 0.0))
-        counts = self.counts()
+        counts = self.stats()
         left = counts.queued + counts.in_flight
         if left:
             fate = "lost" if self._spool is None else "kept for the next process"

@@ -766,6 +766,34 @@ def test_a_queue_of_no_length_refuses_everything(drop_oldest):
     assert_nothing_left(box)
 
 
+def test_an_event_put_back_behind_one_that_is_older_is_evicted_in_its_turn():
+    box = outbox(max_queue=3, drop_oldest=True, workers=3)
+    put(box, "a1", "b1", "c1")
+    flying = take_all(box, 0.0)
+    put(box, "d1")
+    for name in ("b1", "a1"):
+        box.put_back(flying[name])
+    put(box, "e1")
+    assert reasons(box) == {"a1": "queue_full"}
+    put(box, "f1", "g1")
+    assert reasons(box) == dict.fromkeys(("a1", "b1", "d1"), "queue_full")
+    box.deliver(flying["c1"])
+    assert deliver_all(box, 0.0) == ["e1", "f1", "g1"]
+    assert_nothing_left(box)
+
+
+def test_what_is_settled_is_not_remembered_though_an_older_one_waits():
+    box = outbox(max_queue=5, drop_oldest=True)
+    put(box, "a1")
+    box.fail(take(box, 0.0), 0.0, ERROR)
+    for _ in range(2000):
+        put(box, "b1")
+        box.deliver(take(box, 0.0))
+        assert len(box._order) <= 1010
+    assert deliver_all(box, 0.0) == ["a1"]
+    assert_nothing_left(box)
+
+
 def test_the_oldest_makes_room():
     box = outbox(max_queue=2, drop_oldest=True)
     put(box, "a1", "b1", to="d")

@@ -17,7 +17,7 @@ import urllib3
 import reasoning_sdk as r
 from reasoning_sdk._core.outbox import Item, Loss, Outbox
 from reasoning_sdk._io.post import Poster
-from reasoning_sdk._io.publisher import Counts, Destined, Publisher
+from reasoning_sdk._io.publisher import Destined, Publisher, ViewerStats
 from reasoning_sdk._io.spool import Spool
 from tests.support.scripted import (
     Connection,
@@ -98,8 +98,8 @@ class Publishing:
         return self.publisher.close(timeout)
 
     @property
-    def counts(self) -> Counts:
-        return self.publisher.counts()
+    def counts(self) -> ViewerStats:
+        return self.publisher.stats()
 
     def submitted(self) -> int:
         counts = self.counts
@@ -917,7 +917,7 @@ def test_threads_with_nothing_to_do_end_and_the_next_event_begins_another(
     server = scripted([OK, OK])
     it = make(server)
     for worker in it.publisher._workers:
-        worker.thread._linger = 0.01
+        worker.thread.linger = 0.01
     it.put("a1")
     assert it.flush()
     wait_until(lambda: our_threads() == [])
