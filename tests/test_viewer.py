@@ -156,6 +156,7 @@ def test_each_sender_posts_its_event(scripted: Scripted, make: Make, name: str, 
     assert str(uuid.UUID(headers["idempotency-key"])) == headers["idempotency-key"]
 
 
+@pytest.mark.skipif(FUTURE, reason="urllib3-future does this in its own way")
 def test_an_event_has_its_own_key_on_every_try(scripted: Scripted, make: Make) -> None:
     server = scripted([answer(503), reset(), OK, answer(500), OK, OK])
     first, second = make(server), make(server)

@@ -142,6 +142,7 @@ def test_a_path_arrives_as_requests_would_write_it(
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.skipif(FUTURE, reason="urllib3-future does this in its own way")
 def test_an_ipv6_address_is_written_with_its_brackets(make: Make, kind: str) -> None:
     try:
         listener = socket.create_server(("::1", 0), family=socket.AF_INET6)
@@ -734,6 +735,7 @@ def test_a_session_may_bring_its_certificates(scripted: Scripted, make: Make) ->
     make(session_factory=session).post(to(server.url()), KEY, b"{}")
 
 
+@pytest.mark.skipif(FUTURE, reason="urllib3-future does this in its own way")
 def test_each_thread_has_a_session_and_all_are_closed(scripted: Scripted, make: Make) -> None:
     made: list[Any] = []
 
