@@ -314,6 +314,17 @@ class ViewerClient:
     ) -> "ViewerRun":
         """Send the begin of an agent completion, what follows, and its error if there is one.
 
+        Safe to call from any thread; what it returns is for one thread at a time.
+
+        Args:
+            id: The id of the completion.
+            request: The parameters of the request, as for :meth:`send_agent_completion_begin`.
+            address: The same.
+            signature: The same.
+
+        Returns:
+            A context manager, which sends the begin when it is entered.
+
         Example:
             >>> with viewer.agent_completion("run-1", {"model": "gpt-5"}) as run:  # doctest: +SKIP
             ...     for chunk in chunks:
@@ -324,7 +335,19 @@ class ViewerClient:
     def function_execution(
         self, id: str, request: Any, *, address: str | None = None, signature: str | None = None
     ) -> "ViewerRun":
-        """The same for a function execution."""
+        """Send the begin of a function execution, what follows, and its error if there is one.
+
+        Safe to call from any thread; what it returns is for one thread at a time.
+
+        Args:
+            id: The id of the execution.
+            request: The parameters of the request, as for :meth:`send_agent_completion_begin`.
+            address: The same.
+            signature: The same.
+
+        Returns:
+            A context manager, as of :meth:`agent_completion`.
+        """
         return ViewerRun(self, id, request, address, signature, of_function=True)
 
     def tee(
