@@ -30,6 +30,7 @@ import requests
 import urllib3
 
 import reasoning_sdk as r
+from reasoning_sdk._io.spool import Spool
 from tests.support import recordings
 from tests.support.scripted import (
     Connection,
@@ -1337,7 +1338,7 @@ def test_events_for_a_default_that_is_not_set_stay_in_the_spool(
     assert in_spool(tmp_path) == 1
     second = make(spool=tmp_path)
     assert second.flush(5.0) is False
-    assert "stay there: there is no address for them" in caplog.text
+    assert "stay there: no address for them, or they are not ours" in caplog.text
     assert second.stats == r.ViewerStats()
     second.close()
     assert in_spool(tmp_path) == 1
@@ -1345,6 +1346,19 @@ def test_events_for_a_default_that_is_not_set_stay_in_the_spool(
     assert make(server, spool=tmp_path).close(5.0)
     assert sent(server) == [{"id": "1"}]
     assert in_spool(tmp_path) == 0
+
+
+def test_what_others_have_put_into_the_spool_stays_there(
+    scripted: Scripted, make: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spool = Spool(tmp_path)
+    spool.add(str(uuid.uuid4()), b'"path":"/of/others"', b'{"id":"1"}')
+    spool.close()
+    viewer = make(scripted(), spool=tmp_path)
+    assert viewer.flush(5.0) is False
+    assert "stay there: no address for them, or they are not ours" in caplog.text
+    viewer.close()
+    assert in_spool(tmp_path) == 1
 
 
 @pytest.mark.parametrize("reason", ["rejected", "budget_exhausted"])

@@ -145,6 +145,7 @@ class Publisher:
         self._workers = [_Worker(self._work, on_exit=self._finish_at_exit)]
         self._workers += [_Worker(self._work) for _ in range(1, workers)]
         self._most_workers = workers + _MORE_WORKERS
+        self._inline = _Worker(self._work)  # for where no thread can be started
         self._failing: set[str] = set()
 
     # -- in: without a lock --------------------------------------------------------------------
@@ -217,6 +218,10 @@ class Publisher:
     def _do_nothing(self) -> None:
         """Have the outbox take in what is there."""
         self._do(self._count)
+        self._rouse_for_more()
+
+    def _rouse_for_more(self) -> None:
+        """Have a thread see to what was taken in by what is no thread that sends."""
         if self._outbox.can_give:
             self._rouse()
 
@@ -231,8 +236,7 @@ class Publisher:
             result = self._clerk.do(functools.partial(function, *args))
         else:
             result = function(*args)
-        if self._outbox.can_give:  # what was taken in by this, and roused nobody
-            self._rouse()
+        self._rouse_for_more()
         return result
 
     def _take_in(self) -> None:
@@ -284,10 +288,10 @@ class Publisher:
 
     def _work(self, worker: "_Worker", timeout: float | None = None) -> float | None:
         """Send an event; the seconds until there may be another, ``None`` when there is none."""
-        if self._spool is not None:
-            self._look_after(self._spool)
         worker.is_busy = True  # from here on others are roused for what comes in
         try:
+            if self._spool is not None:
+                self._look_after(self._spool)
             now = time.monotonic()
             item = self._do(self._outbox.take, now)
             at = self._outbox.next_at()
@@ -379,7 +383,7 @@ class Publisher:
 
     def _leave_alone(self, spool: Spool) -> None:
         if not self._left_alone:
-            log.warning("events in %r stay there: there is no address for them", spool)
+            log.warning("events in %r stay there: no address for them, or they are not ours", spool)
         self._left_alone += 1
 
     def _lose(self, loss: Loss[Destined]) -> None:
@@ -402,7 +406,7 @@ class Publisher:
         }
         try:
             spool.bury(letter)
-        except OSError as exc:
+        except (OSError, InvalidEventError) as exc:
             log.warning("cannot write to the dead letters of %r: %s", spool, exc)
         else:
             spool.settle(*item.keeper)
@@ -440,7 +444,7 @@ class Publisher:
             return not (outbox.queued or outbox.in_flight or self._inbox or self._has_orphans)
 
     def _wait_for_all(self, deadline: float) -> bool:
-        inline, signal = _Worker(self._work), Signal()
+        signal = Signal()
         while True:
             had_orphans, mark = self._has_orphans, self._apart(self._do, self._outbox.mark)
             self._flushes.append((mark, signal))
@@ -451,7 +455,7 @@ class Publisher:
                         return False
                     seconds: float | None = None
                     if not self._somebody_works():
-                        seconds = inline.step(remaining)
+                        seconds = self._inline.step(remaining)
                     signal.take(min(remaining, _LOOK_AGAIN if seconds is None else seconds))
             finally:
                 self._flushes.remove((mark, signal))
@@ -537,8 +541,8 @@ def _cause(loss: Loss[Destined]) -> tuple[str, str, str]:
 def _members(body: bytes) -> Any:
     try:
         return parse_json(body)
-    except ValueError:  # it is nested too deeply for this thread
-        return body.decode()
+    except ValueError:  # it is nested too deeply for this thread, or none of ours
+        return body.decode("utf-8", "replace")
 
 
 class _Worker:
@@ -608,15 +612,17 @@ class _Task:
         self.signal = Signal()
         self.done = False
         self.result: Any = None
-        self.error: Exception | None = None
+        self.error: Exception | None = StateError("the thread that did it was ended")
 
     def run(self) -> None:
         try:
             self.result = self._function()
+            self.error = None
         except Exception as exc:  # to be raised where it is waited for
             self.error = exc
-        self.done = True
-        self.signal.give()
+        finally:  # also when something wants this thread to end: who waits must not do so for ever
+            self.done = True
+            self.signal.give()
 
 
 class _Teller:

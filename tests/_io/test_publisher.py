@@ -1179,6 +1179,59 @@ def test_no_text_of_a_server_ends_the_thread_that_buries_what_it_refused(
     assert len((tmp_path / "dead-letter.jsonl").read_text().splitlines()) == 40
 
 
+@pytest.mark.parametrize("body", [b'{"id":"\\ud800"}', b"\xff"], ids=["lone surrogate", "no UTF-8"])
+def test_no_body_ends_the_thread_that_buries_it(
+    scripted: Scripted, make: Make, tmp_path: Path, body: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Such are not ours: somebody has written them into the spool."""
+    server = scripted([answer(400), OK])
+    it = make(server, spool=Spool(tmp_path))
+    it.publisher.put(Item(body, "a", it.target(server.url("/x"))))
+    it.put("a2")
+    assert it.flush() is False
+    it.settled(delivered=1, rejected=1)
+    assert "the publisher has failed" not in caplog.text
+    assert [loss.item.body for loss in it.losses] == [body]
+
+
+def test_while_a_thread_looks_through_the_spool_another_sends(
+    scripted: Scripted, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looking, go = threading.Event(), threading.Event()
+
+    def orphans() -> Iterator[Any]:
+        looking.set()
+        go.wait(10.0)
+        return iter(())
+
+    spool = Spool(tmp_path)
+    monkeypatch.setattr(spool, "orphans", orphans)
+    server = scripted(OK, repeat_last=True)
+    it = make(server, spool=spool)
+    it.put("a1")
+    assert looking.wait(5.0)
+    it.put("b1")
+    try:
+        server.wait_for_requests(2, timeout=2.0)
+    finally:
+        go.set()
+
+
+@pytest.mark.parametrize("end", [SystemExit, KeyboardInterrupt, GeneratorExit])
+def test_what_ends_the_thread_that_does_something_leaves_nobody_waiting(
+    make: Make, end: type[BaseException]
+) -> None:
+    clerk = make("http://127.0.0.1:1/").publisher._clerk
+
+    def ends() -> None:
+        raise end
+
+    error = InThread(lambda: clerk.do(ends)).raises(5.0)
+    assert isinstance(error, r.StateError)
+    assert str(error) == "the thread that did it was ended"
+    assert InThread(lambda: clerk.do(lambda: 7)).ends(5.0) == 7
+
+
 def test_an_on_loss_that_exits_is_called_again_and_ends_nothing(make: Make, nobody: str) -> None:
     told: list[str] = []
 
