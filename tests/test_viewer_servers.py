@@ -67,6 +67,20 @@ def check_imports(server: CountingServer, imports: int) -> None:
 REQUESTS = [f"request-{n}" for n in range(12)]
 
 
+def check_end(process: Process, server: CountingServer, url: str, *, imports: int) -> None:
+    """Told to end, a server delivers what was sent while the viewer held it up."""
+    server.wait_for(10 * imports)
+    server.hold()
+    ask(url, *REQUESTS)
+    process.send_signal(signal.SIGTERM)
+    server.delay = 0.02
+    server.release()
+    done = finish(process)
+    assert (done.code, done.out.count("Traceback")) == (0, 0), done.out
+    check(server, REQUESTS, done.out)
+    check_imports(server, imports)
+
+
 @pytest.mark.parametrize("preload", [True, False], ids=["preload", "no preload"])
 @pytest.mark.parametrize("kind", ["sync", "gthread", "gevent"])
 def test_gunicorn(server: CountingServer, kind: str, preload: bool, tmp_path: Path) -> None:
@@ -79,16 +93,7 @@ def test_gunicorn(server: CountingServer, kind: str, preload: bool, tmp_path: Pa
         url = serves(process, "Listening at")
         for _ in range(2):
             wait_for_line(process, "Worker is ready")
-        server.wait_for(10 if preload else 20)
-        server.hold()
-        ask(url, *REQUESTS)
-        process.send_signal(signal.SIGTERM)
-        server.delay = 0.02
-        server.release()
-        done = finish(process)
-    assert (done.code, done.out.count("Traceback")) == (0, 0), done.out
-    check(server, REQUESTS, done.out)
-    check_imports(server, 1 if preload else 2)
+        check_end(process, server, url, imports=1 if preload else 2)
 
 
 @pytest.mark.parametrize("lazy", [True, False], ids=["lazy", "forked"])
@@ -102,16 +107,7 @@ def test_uwsgi(server: CountingServer, lazy: bool, tmp_path: Path) -> None:
     with started(command, server.url, stderr=subprocess.STDOUT, cwd=tmp_path) as process:
         url = serves(process, "bound to TCP address")
         wait_for_line(process, "spawned uWSGI worker 2")
-        server.wait_for(20 if lazy else 10)
-        server.hold()
-        ask(url, *REQUESTS)
-        process.send_signal(signal.SIGTERM)
-        server.delay = 0.02
-        server.release()
-        done = finish(process)
-    assert (done.code, done.out.count("Traceback")) == (0, 0), done.out
-    check(server, REQUESTS, done.out)
-    check_imports(server, 2 if lazy else 1)
+        check_end(process, server, url, imports=2 if lazy else 1)
 
 
 def test_django_autoreload(server: CountingServer, tmp_path: Path) -> None:
