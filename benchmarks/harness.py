@@ -9,18 +9,29 @@ checked, while no clock runs.
 import multiprocessing
 import os
 import platform
+import socket
 import statistics
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from multiprocessing.connection import Connection
 from typing import Any
 
 import attrs
 
-__all__ = ["PACKAGES", "Candidate", "Comparison", "Result", "is_installed", "measure", "versions"]
+__all__ = [
+    "PACKAGES",
+    "Candidate",
+    "Comparison",
+    "Result",
+    "is_installed",
+    "measure",
+    "serving",
+    "versions",
+]
 
 PACKAGES = [
     "launchdarkly-eventsource",
@@ -115,6 +126,27 @@ class Comparison:
     def runs_in(self, number: int) -> bool:
         """Whether a round runs it. Round 0, which warms up, is for what is run in all."""
         return self.rounds is None or 1 <= number <= self.rounds
+
+
+@contextmanager
+def serving(handle: Callable[[socket.socket], None]) -> Iterator[int]:
+    """A process that has a thread handle each connection; gives its port."""
+    ours, theirs = _SPAWN.Pipe()
+    process = _SPAWN.Process(target=_serve, args=(theirs, handle), daemon=True)
+    process.start()
+    try:
+        yield ours.recv()
+    finally:
+        process.kill()
+        process.join()
+
+
+def _serve(connection: Connection, handle: Callable[[socket.socket], None]) -> None:
+    listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+    connection.send(listener.getsockname()[1])
+    while True:
+        accepted, _ = listener.accept()
+        threading.Thread(target=handle, args=(accepted,), daemon=True).start()
 
 
 class Worker:

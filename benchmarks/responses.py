@@ -6,19 +6,17 @@ that all processes share, it wrote each of the others.
 """
 
 import json
-import multiprocessing
 import socket
-import threading
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from functools import cache, partial
 from typing import Any
 
 import attrs
 
-from benchmarks.harness import Candidate, Comparison, Result, is_installed
+from benchmarks.harness import Candidate, Comparison, Result, is_installed, serving
 from benchmarks.sse import data_of
 from reasoning_sdk import ResponsesClient
 
@@ -43,26 +41,9 @@ class Sizes:
 # -- the server --------------------------------------------------------------------------------
 
 
-@contextmanager
-def server() -> Iterator[int]:
+def server() -> AbstractContextManager[int]:
     """A server in a process of its own; gives its port."""
-    spawn = multiprocessing.get_context("spawn")
-    ours, theirs = spawn.Pipe()
-    process = spawn.Process(target=_serve, args=(theirs,), daemon=True)
-    process.start()
-    try:
-        yield ours.recv()
-    finally:
-        process.kill()
-        process.join()
-
-
-def _serve(connection: Any) -> None:
-    listener = socket.create_server(("127.0.0.1", 0), backlog=16)
-    connection.send(listener.getsockname()[1])
-    while True:
-        accepted, _ = listener.accept()
-        threading.Thread(target=_answer_all, args=(accepted,), daemon=True).start()
+    return serving(_answer_all)
 
 
 def _answer_all(accepted: socket.socket) -> None:

@@ -14,7 +14,6 @@ import gzip
 import http.client
 import json
 import logging
-import multiprocessing
 import os
 import queue
 import socket
@@ -25,7 +24,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,7 @@ import attrs
 import requests
 import urllib3
 
-from benchmarks.harness import Candidate, Comparison, Result, is_installed
+from benchmarks.harness import Candidate, Comparison, Result, is_installed, serving
 from reasoning_sdk import ViewerClient
 
 __all__ = ["SMALL", "Sizes", "comparisons", "server"]
@@ -139,26 +138,9 @@ def events_of(count: int, ids: int, first: int = 0) -> Iterator[Event]:
 # -- the server --------------------------------------------------------------------------------
 
 
-@contextmanager
-def server() -> Iterator[int]:
+def server() -> AbstractContextManager[int]:
     """A process that makes sites; gives the port to ask it for one."""
-    spawn = multiprocessing.get_context("spawn")
-    ours, theirs = spawn.Pipe()
-    process = spawn.Process(target=_serve, args=(theirs,), daemon=True)
-    process.start()
-    try:
-        yield ours.recv()
-    finally:
-        process.kill()
-        process.join()
-
-
-def _serve(connection: Any) -> None:
-    listener = socket.create_server(("127.0.0.1", 0), backlog=64)
-    connection.send(listener.getsockname()[1])
-    while True:
-        accepted, _ = listener.accept()
-        threading.Thread(target=_command, args=(accepted,), daemon=True).start()
+    return serving(_command)
 
 
 def _command(accepted: socket.socket) -> None:
