@@ -165,13 +165,13 @@ def _socket_of(raw: Any) -> Any:
     for owner, name in (
         (getattr(raw, "_connection", None), "sock"),
         (getattr(raw, "connection", None), "sock"),
-        (getattr(getattr(getattr(body, "fp", None), "raw", None), "_sock", None), ""),
         (body, "_sock"),
     ):
-        sock = getattr(owner, name, None) if name else owner
+        sock = getattr(owner, name, None)
         if sock is not None:
             return sock
-    return None
+    # Last, as urllib3-future makes a file for it, which keeps the socket from being closed.
+    return getattr(getattr(getattr(body, "fp", None), "raw", None), "_sock", None)
 
 
 class _Reader(io.RawIOBase):

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -311,6 +312,28 @@ def test_it_bounds_an_answer_whose_connection_is_not_one_of_ours(scripted: Scrip
         exchange.attach_answer(response.raw)
         exchange.arm()
         assert 0 < (exchange.receive_timeout or 0) <= 10.0
+
+
+def test_no_file_is_made_of_a_socket_that_is_known_without_one() -> None:
+    """As urllib3-future does when it is asked for one, and then the socket cannot be closed."""
+
+    class Body:
+        def __init__(self, sock: socket.socket) -> None:
+            self._sock = sock
+            self.made: list[Any] = []
+
+        @property
+        def fp(self) -> Any:
+            self.made.append(self._sock.makefile("rb"))
+            return self.made[-1]
+
+    with socket.socket() as sock:
+        body = Body(sock)
+        exchange = Exchange(10.0)
+        exchange.attach_answer(SimpleNamespace(_fp=body))
+        exchange.arm()
+        assert 0 < (sock.gettimeout() or 0) <= 10.0
+        assert body.made == []
 
 
 # -- requests that are written out -------------------------------------------------------------
