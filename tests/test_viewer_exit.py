@@ -15,6 +15,8 @@ import pytest
 from tests.support.counting import CountingServer, blackhole
 from tests.support.programs import finish, python, run, started, wait_for_line
 
+pytestmark = pytest.mark.http
+
 SEND_20 = "viewer = ViewerClient(); send(viewer, 'run', 20)\n"
 ALL_20 = [("run", n) for n in range(20)]
 

@@ -8,6 +8,8 @@ import pytest
 from tests.support.counting import CountingServer
 from tests.support.programs import finish, python, run, started, wait_for_line
 
+pytestmark = pytest.mark.http
+
 
 @pytest.fixture
 def server() -> Iterator[CountingServer]:

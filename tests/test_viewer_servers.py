@@ -27,6 +27,8 @@ from tests.support.programs import (
 from tests.support.signals import interrupt as interrupt_when_waiting
 from tests.support.threads import InThread
 
+pytestmark = pytest.mark.http
+
 FIVE = list(range(5))
 
 

@@ -9,8 +9,10 @@ address, and its connection pool used from then on. A session of the caller's ow
 # the import's lock for ever, which no thread of its own has.
 import encodings.idna
 import encodings.punycode  # noqa: F401
+import importlib
 import netrc  # noqa: F401
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -29,6 +31,10 @@ _MAX_BODY = 64 * 1024
 _BODY_SECONDS = 1.0
 _CONNECT_TIMEOUT = 5.0
 _MOST_ROUTES = 1000
+
+for _protocol in ("http1", "http2", "http3"):  # the same, of urllib3-future in urllib3's place
+    with suppress(ImportError):  # there is none such, or what it needs is not installed
+        importlib.import_module(f"urllib3.contrib.hface.protocols.{_protocol}")
 
 
 @attrs.frozen(kw_only=True, eq=False)
