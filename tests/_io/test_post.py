@@ -142,7 +142,7 @@ def test_a_path_arrives_as_requests_would_write_it(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.skipif(FUTURE, reason="urllib3-future does this in its own way")
+@pytest.mark.skipif(FUTURE, reason="urllib3-future writes no brackets: Host: ::1:80")
 def test_an_ipv6_address_is_written_with_its_brackets(make: Make, kind: str) -> None:
     try:
         listener = socket.create_server(("::1", 0), family=socket.AF_INET6)
@@ -247,7 +247,6 @@ def test_any_2xx_is_enough_whatever_its_body_and_the_next_goes_on(
     assert [request.body for request in server.requests] == [b"1", b"2"]
 
 
-@pytest.mark.skipif(FUTURE, reason="urllib3-future handles these itself")
 @pytest.mark.parametrize("statuses", [(103,), (102, 103, 103), (100, 103), (150,)])
 def test_interim_answers_are_skipped(
     scripted: Scripted, make: Make, statuses: tuple[int, ...]
@@ -259,7 +258,6 @@ def test_interim_answers_are_skipped(
     assert server.accepted == 1
 
 
-@pytest.mark.skipif(FUTURE, reason="urllib3-future reads bodies its own way")
 def test_a_body_that_trickles_is_not_waited_for(scripted: Scripted, make: Make) -> None:
     server = scripted([silence(first=b"x"), OK])
     poster = make()
@@ -271,7 +269,6 @@ def test_a_body_that_trickles_is_not_waited_for(scripted: Scripted, make: Make) 
     server.wait_for_requests(2)
 
 
-@pytest.mark.skipif(FUTURE, reason="urllib3-future keeps connections its own way")
 @pytest.mark.parametrize("name", ["200", "201", "202 in chunks", "204", "200 without body"])
 def test_what_was_read_whole_leaves_the_connection_for_the_next(
     scripted: Scripted, make: Make, name: str
@@ -425,7 +422,6 @@ def test_no_answer_is_a_transport_error_and_the_next_goes_on(
     assert len(server.requests) == 2
 
 
-@pytest.mark.skipif(FUTURE, reason="urllib3-future takes it for whole")
 def test_an_answer_cut_in_its_headers_is_a_transport_error(scripted: Scripted, make: Make) -> None:
     server = scripted([cut, OK])
     poster = make()
@@ -535,7 +531,6 @@ def test_a_new_connection_that_ends_is_not_tried_again_by_itself(
     poster.post(to(server.url()), KEY, b"3")
 
 
-@pytest.mark.skipif(FUTURE, reason="urllib3-future is not asked like that")
 def test_of_many_threads_each_finds_an_open_connection(scripted: Scripted, make: Make) -> None:
     server = scripted(OK, repeat_last=True)
     poster, recipient = make(), to(server.url())
@@ -735,7 +730,6 @@ def test_a_session_may_bring_its_certificates(scripted: Scripted, make: Make) ->
     make(session_factory=session).post(to(server.url()), KEY, b"{}")
 
 
-@pytest.mark.skipif(FUTURE, reason="urllib3-future does this in its own way")
 def test_each_thread_has_a_session_and_all_are_closed(scripted: Scripted, make: Make) -> None:
     made: list[Any] = []
 
@@ -802,7 +796,6 @@ def test_a_close_ends_what_is_under_way(
     server.wait_no_connections()
 
 
-@pytest.mark.skipif(FUTURE, reason="urllib3-future makes its connections another way")
 def test_a_close_ends_a_handshake(make: Make) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         poster = make(timeout=20.0)

@@ -201,7 +201,6 @@ PASSING: dict[str, Handler] = {
 }
 
 
-@pytest.mark.skipif(FUTURE, reason="urllib3-future takes a cut answer for whole")
 @pytest.mark.parametrize("name", PASSING)
 def test_a_failure_that_passes_is_tried_again_with_the_same_key(
     scripted: Scripted, make: Make, name: str
@@ -457,7 +456,6 @@ def test_a_failure_and_a_recovery_are_logged_once_each(
     ]  # fmt: skip
 
 
-@pytest.mark.skipif(FUTURE, reason="urllib3-future does this in its own way")
 def test_what_could_not_connect_arrives_when_somebody_listens(make: Make) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))  # but listens not: it refuses
@@ -468,7 +466,10 @@ def test_what_could_not_connect_arrives_when_somebody_listens(make: Make) -> Non
         peer, _ = listener.accept()
         with peer:
             for _ in range(3):
-                assert b"Idempotency-Key" in peer.recv(65536)
+                received = b""
+                while not received.endswith((b"a1", b"a2", b"b1")):
+                    received += peer.recv(65536)
+                assert b"Idempotency-Key" in received
                 peer.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
             assert it.flush()
         it.settled(delivered=3)
@@ -808,7 +809,6 @@ def our_threads() -> list[str]:
     return [t.name for t in threading.enumerate() if t.name.startswith("reasoning-sdk")]
 
 
-@pytest.mark.skipif(FUTURE, reason="urllib3-future cannot be cut like that")
 @pytest.mark.parametrize("workers", [1, 8])
 def test_a_close_is_over_soon_though_the_server_hangs(
     scripted: Scripted, make: Make, workers: int
@@ -841,7 +841,6 @@ def test_a_close_flushes(scripted: Scripted, make: Make) -> None:
     assert took.seconds < 0.5
 
 
-@pytest.mark.skipif(FUTURE, reason="urllib3-future cannot be cut like that")
 def test_many_threads_may_close_at_once(scripted: Scripted, make: Make) -> None:
     server = scripted(HANGS, repeat_last=True)
     it = make(server, timeout=60.0)
@@ -855,7 +854,6 @@ def test_many_threads_may_close_at_once(scripted: Scripted, make: Make) -> None:
     assert our_threads() == []
 
 
-@pytest.mark.skipif(FUTURE, reason="urllib3-future cannot be cut like that")
 def test_a_close_ends_the_flush_of_another_thread(
     scripted: Scripted, make: Make, tmp_path: Path
 ) -> None:
@@ -950,7 +948,6 @@ def test_in_the_middle_of_itself_it_counts_and_flushes_not(
     it.settled(delivered=2)
 
 
-@pytest.mark.skipif(FUTURE, reason="urllib3-future cannot be cut like that")
 def test_in_the_middle_of_itself_it_can_be_closed(scripted: Scripted, make: Make) -> None:
     server = scripted(HANGS, repeat_last=True)
     it = make(server, timeout=60.0, workers=4)
@@ -995,6 +992,7 @@ def test_without_on_loss_a_cause_that_was_logged_begins_no_thread(
 ) -> None:
     it = make("http://127.0.0.1:1/")
     it.publisher._on_loss = it.publisher._teller._on_loss = None
+    it.publisher._teller._thread.linger = 0.01
     target = it.target("http://127.0.0.1:1/")
 
     def refuse() -> Item[Destined]:
@@ -1015,23 +1013,24 @@ def test_without_on_loss_a_cause_that_was_logged_begins_no_thread(
 # -- losses ------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(FUTURE, reason="urllib3-future does this in its own way")
 def test_losses_are_logged_once_for_each_cause(
     scripted: Scripted, make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
-    server = scripted([answer(400)] * 3 + [answer(404)] * 2 + [raw(b"x\r\n")] * 2 + [answer(400)])
-    it = make(server)
-    it.put(*(f"a{number}" for number in range(8)))
+    # urllib3-future takes garbage for no answer, after which an event is tried again.
+    garbage = [] if FUTURE else [raw(b"x\r\n")] * 2
+    script = [answer(400)] * 3 + [answer(404)] * 2 + garbage + [answer(400)]
+    it = make(server := scripted(script))
+    it.put(*(f"a{number}" for number in range(len(script))))
     it.flush()
     it.close()
-    assert len(it.losses) == 8
+    assert len(it.losses) == len(script)
     told = [record.message for record in caplog.records]
     url = server.url("/x")
     assert told[:2] == [
         f"an event for {url} was lost (rejected): {problem}; others lost like this are counted"
         for problem in ("400 Bad Request", "404 Not Found")
     ]
-    assert len(told) == 3
+    assert len(told) == (2 if FUTURE else 3)
 
 
 def test_what_fails_in_on_loss_is_logged_and_changes_nothing(
