@@ -115,6 +115,7 @@ class BackgroundThread:
         # takes the place of a lock: none can be left locked by an interruption, or be waited for.
         self._turn: dict[str, threading.Thread] = {}
         self._thread: threading.Thread | None = None  # the last one whose turn it was
+        self._starting: set[int] = set()  # who is in the middle of starting one
 
     @property
     def state(self) -> ThreadState:
@@ -142,7 +143,8 @@ class BackgroundThread:
 
         Returns:
             Whether a thread does so; none does after :meth:`stop`, and where none can be started:
-            there are too many, or the interpreter exits (which some versions allow).
+            there are too many, the interpreter exits (which some versions allow), or a signal
+            handler calls it that has interrupted the start.
         """
         self._notice_fork()
         _register_end_of_child()
@@ -150,14 +152,16 @@ class BackgroundThread:
         if self._stopped:
             return False
         self._signal.give()
-        # One whose turn it is looks at the signal again after its turn.
-        return _TURN in self._turn or self._start()
+        if _TURN in self._turn:  # it looks at the signal again after its turn, if it gets to run
+            return threading.get_ident() not in self._starting or self.runs
+        return self._start()
 
     def _start(self) -> bool:
         name, unused = f"reasoning-sdk.{self.role}", threading.Lock()
         thread = threading.Thread(target=self._run, args=(unused,), name=name, daemon=True)
-        started = False
+        started, me = False, threading.get_ident()
         try:
+            self._starting.add(me)
             if self._turn.setdefault(_TURN, thread) is not thread:
                 return True  # somebody was faster
             # Once the interpreter is finalised a thread never gets to run, and to start it hangs.
@@ -168,6 +172,7 @@ class BackgroundThread:
         except RuntimeError as exc:  # the interpreter exits, or there are too many threads
             log.debug("%s cannot start: %s", name, exc)
         finally:  # also when Ctrl-C interrupts it, with the thread begun or not
+            self._starting.discard(me)
             if not started and self._has_turn(thread) and unused.acquire(blocking=False):
                 del self._turn[_TURN]
         return started

@@ -300,6 +300,26 @@ def test_where_no_thread_can_be_started_a_wake_says_so_and_a_later_one_succeeds(
     assert work.began.take(SOON)
 
 
+def test_a_handler_that_has_interrupted_the_start_is_told_that_no_thread_runs(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until it returns none will: it must not wait for one."""
+    work, woken = Work(), []
+    thread, start = make(work), threading.Thread.start
+
+    def interrupted(self: threading.Thread) -> None:
+        woken.append(thread.wake())
+        start(self)
+        woken.append(thread.wake())
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", interrupted)
+        assert thread.wake() is True
+    assert woken == [False, True]
+    assert work.began.take(SOON)
+    assert thread.wake() is True
+
+
 def test_it_shows_its_role_and_state(make: Make) -> None:
     thread = make(Work())
     assert repr(thread) == "<BackgroundThread test NEW>"
