@@ -124,8 +124,7 @@ class Publisher:
         self._on_loss = on_loss
         self._exit_timeout = exit_timeout
         self._pid = os.getpid()
-        self._lock = threading.RLock()  # lest whoever holds it waits for itself, in a handler
-        self._inside: int | None = None  # the thread that has the lock
+        self._lock: Any = threading.RLock()  # lest whoever holds it waits for itself, in a handler
         self._inbox: deque[Item[Destined]] = deque()
         self._inbox_bytes = 0
         self._refused: deque[str] = deque()  # the reasons
@@ -201,12 +200,8 @@ class Publisher:
         """
         self._check_outside()
         with self._lock:
-            self._inside = threading.get_ident()
-            try:
-                self._take_in()
-                result = action(*args, **options)
-            finally:
-                self._inside = None
+            self._take_in()
+            result = action(*args, **options)
         with suppress(IndexError):  # there are none, or another thread has taken them
             while True:
                 self._lose(self._outbox.losses.popleft())
@@ -226,7 +221,7 @@ class Publisher:
             self._rouse()
 
     def _check_outside(self) -> None:
-        if self._inside == threading.get_ident():
+        if self._lock._is_owned():  # nobody else would get it before the handler returns
             raise StateError("called by a signal handler that interrupted the same client")
 
     def _apart(self, function: Callable[..., _R], *args: Any) -> _R:

@@ -1216,6 +1216,30 @@ def test_while_a_thread_looks_through_the_spool_another_sends(
         go.set()
 
 
+def test_in_the_middle_of_its_counts_it_flushes_not_and_can_be_closed(
+    make: Make, nobody: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a signal handler has it: no other thread gets the lock before it returns."""
+    it = make(nobody, retry=PATIENT)
+    it.put("a1")
+    wait_until(lambda: nobody in it.publisher._failing)
+    count, done = it.publisher._count, []
+
+    def interrupted() -> ViewerStats:
+        if not done:
+            done.append(None)
+            done[:] = [it.flush(5.0), it.close(5.0)]
+        return count()
+
+    monkeypatch.setattr(it.publisher, "_count", interrupted)
+    with Took() as took:
+        assert it.counts.queued == 1
+    assert done == [False, False]
+    assert took.seconds < 2.5
+    it.close()
+    it.settled(closed=1)
+
+
 @pytest.mark.parametrize("end", [SystemExit, KeyboardInterrupt, GeneratorExit])
 def test_what_ends_the_thread_that_does_something_leaves_nobody_waiting(
     make: Make, end: type[BaseException]
