@@ -43,7 +43,7 @@ napoleon_numpy_docstring = False
 # Names of the standard library and of the dependencies are true, but without their inventories they
 # cannot be linked.
 UNLINKED = "collections contextlib datetime enum json logging os pathlib pickle ssl threading types"
-UNLINKED += " typing requests sseclient urllib3"
+UNLINKED += " typing uuid requests sseclient urllib3"
 BUILTIN = [name for name in dir(builtins) if not name.startswith("_")]
 nitpick_ignore_regex = [
     (r"py:.*", "|".join(BUILTIN)),

@@ -16,7 +16,9 @@
     ├── APIStatusError
     │   ├── BadRequestError              400
     │   ├── AuthenticationError          401
+    │   │   └── UnauthenticatedCloseError  WebSocket close code 4001, also ConnectionLostError
     │   ├── PermissionDeniedError        403
+    │   │   └── ForbiddenCloseError        WebSocket close code 4003, also ConnectionLostError
     │   ├── NotFoundError                404
     │   ├── ConflictError                409
     │   ├── UnprocessableEntityError     422
@@ -55,6 +57,7 @@ __all__ = [
     "ConnectionLostError",
     "EmptyActionError",
     "EventSinkError",
+    "ForbiddenCloseError",
     "IdleTimeoutError",
     "InvalidEventError",
     "LeaseLostError",
@@ -85,6 +88,7 @@ __all__ = [
     "ToolNotFoundError",
     "ToolTimeoutError",
     "TransportError",
+    "UnauthenticatedCloseError",
     "UnprocessableEntityError",
 ]
 
@@ -230,6 +234,26 @@ class AuthenticationError(APIStatusError):
 
 class PermissionDeniedError(APIStatusError):
     """403: the key may not do this."""
+
+
+class UnauthenticatedCloseError(AuthenticationError, ConnectionLostError):
+    """The server has closed a WebSocket with 4001: who has opened it is not known any more."""
+
+    retryable = False
+
+    def __init__(self, message: str = "", *, close_code: int | None = 4001) -> None:
+        super().__init__(message)
+        self.close_code = close_code
+
+
+class ForbiddenCloseError(PermissionDeniedError, ConnectionLostError):
+    """The server has closed a WebSocket with 4003: who has opened it may not."""
+
+    retryable = False
+
+    def __init__(self, message: str = "", *, close_code: int | None = 4003) -> None:
+        super().__init__(message)
+        self.close_code = close_code
 
 
 class NotFoundError(APIStatusError):

@@ -9,9 +9,9 @@ from typing import Any
 import attrs
 
 from reasoning_sdk.encoding import parse_json
-from reasoning_sdk.errors import ProtocolError
+from reasoning_sdk.errors import ProtocolError, ReasoningError
 
-__all__ = ["ResponseEvent", "ServerSentEvent"]
+__all__ = ["Connected", "Disconnected", "Message", "ResponseEvent", "ServerSentEvent"]
 
 
 @attrs.define(kw_only=True)
@@ -61,3 +61,40 @@ class ResponseEvent:
     type: str
     data: dict[str, Any]
     sequence_number: int | None = None
+
+
+@attrs.define(kw_only=True)
+class Message:
+    """A message of a WebSocket.
+
+    Args:
+        data: What the connection's codec has made of it: mostly a JSON value.
+        received_at: When it came, in seconds since the epoch.
+    """
+
+    data: Any
+    received_at: float
+
+
+@attrs.frozen(kw_only=True)
+class Connected:
+    """A WebSocket has a connection, from here on.
+
+    Args:
+        attempt: How many attempts that took after the last one was lost; 0 for the very first.
+    """
+
+    attempt: int
+
+
+@attrs.frozen(kw_only=True)
+class Disconnected:
+    """A WebSocket has lost its connection: messages may have been missed from here on.
+
+    Args:
+        error: What it was lost with.
+        close_code: The code of the server's close frame, or of ours; ``None`` without one.
+    """
+
+    error: ReasoningError
+    close_code: int | None = None

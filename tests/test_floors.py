@@ -18,6 +18,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "_core",
         "_core.sse",
         "_core.frames",
+        "_core.inbox",
+        "_core.keepalive",
         "_core.reconnect",
         "_core.outbox",
         "_core.display",
@@ -37,7 +39,9 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "_io.http",
         "_io.post",
         "_io.publisher",
+        "_io.dial",
         "_io.websocket",
+        "_io.link",
     ),
     (
         "viewer",
@@ -53,9 +57,10 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("loop",),
     ("processing.*",),
     ("reasoning_layer.*",),
+    ("cli_output", "cli_watch"),
     ("", "cli", "__main__"),  # "" is the package itself
 )
-ORDERED = {1, 2, 3}
+ORDERED = {1, 2, 3, 8}
 # What is allowed beside that: importer (".*" as above) and imported.
 BESIDE = {("stores.*", "stores.sql"), ("__main__", "cli")}
 

@@ -22,7 +22,7 @@ from reasoning_sdk.errors import (
 )
 from reasoning_sdk.retry import Retries, RetryPolicy
 
-__all__ = ["End", "Reconnection", "Retry", "State"]
+__all__ = ["ConnectionState", "End", "Reconnection", "Retry"]
 
 #: What another try would not change. 401 is not here: fresh credentials may.
 _FINAL_STATUSES = frozenset({400, 403, 404})
@@ -31,7 +31,7 @@ _FINAL_CLOSE_CODES = frozenset({1008, 4001, 4003})
 _LONG_ENOUGH = 60.0
 
 
-class State(Enum):
+class ConnectionState(Enum):
     """Where a connection is in its life."""
 
     CONNECTING = "CONNECTING"
@@ -69,13 +69,13 @@ class _Input(Enum):
 
 
 _STATE_AFTER = {
-    (State.CONNECTING, _Input.OPENED): State.OPEN,
-    (State.CONNECTING, _Input.ENDED): State.CLOSED,
-    (State.OPEN, _Input.RETRIED): State.RECONNECTING,
-    (State.OPEN, _Input.ENDED): State.CLOSED,
-    (State.RECONNECTING, _Input.OPENED): State.OPEN,
-    (State.RECONNECTING, _Input.RETRIED): State.RECONNECTING,
-    (State.RECONNECTING, _Input.ENDED): State.CLOSED,
+    (ConnectionState.CONNECTING, _Input.OPENED): ConnectionState.OPEN,
+    (ConnectionState.CONNECTING, _Input.ENDED): ConnectionState.CLOSED,
+    (ConnectionState.OPEN, _Input.RETRIED): ConnectionState.RECONNECTING,
+    (ConnectionState.OPEN, _Input.ENDED): ConnectionState.CLOSED,
+    (ConnectionState.RECONNECTING, _Input.OPENED): ConnectionState.OPEN,
+    (ConnectionState.RECONNECTING, _Input.RETRIED): ConnectionState.RECONNECTING,
+    (ConnectionState.RECONNECTING, _Input.ENDED): ConnectionState.CLOSED,
 }
 
 
@@ -98,7 +98,7 @@ class Reconnection:
         retry: RetryPolicy,
         should_reconnect: Callable[[ReasoningError], bool] | None = None,
     ) -> None:
-        self.state = State.CONNECTING
+        self.state = ConnectionState.CONNECTING
         self.attempts = 0
         self.error: ReasoningError | None = None
         self._retry = retry
@@ -121,7 +121,7 @@ class Reconnection:
 
     def message(self) -> None:
         """A message has come through this connection: it works, and the count starts again."""
-        if self.state is State.OPEN:
+        if self.state is ConnectionState.OPEN:
             self._retries = None
             self.attempts = 0
 
@@ -144,7 +144,7 @@ class Reconnection:
         Returns:
             What to do. Whatever ``should_reconnect`` raises comes through, and changes nothing.
         """
-        if self.state is State.CLOSED:
+        if self.state is ConnectionState.CLOSED:
             return End(None)
         if final or self._is_final(error):
             return self._end(error)
@@ -168,7 +168,7 @@ class Reconnection:
         return True
 
     def _is_final(self, error: ReasoningError) -> bool:
-        if self.state is State.CONNECTING:  # who connects is told, and decides
+        if self.state is ConnectionState.CONNECTING:  # who connects is told, and decides
             return True
         if self._should_reconnect is not None:
             return not self._should_reconnect(error)
@@ -183,7 +183,7 @@ class Reconnection:
     def _next_delay(
         self, error: ReasoningError, now: float, retry_after: float | None
     ) -> float | None:
-        if self.state is State.OPEN and now - self._opened_at >= _LONG_ENOUGH:
+        if self.state is ConnectionState.OPEN and now - self._opened_at >= _LONG_ENOUGH:
             self._retries = None
         if self._retries is None:
             self._retries = Retries(self._retry, now)

@@ -5,6 +5,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
 from urllib.parse import urljoin, urlsplit
@@ -89,21 +90,24 @@ def check_headers(headers: Mapping[Any, Any]) -> dict[str, str]:
     return dict(headers)
 
 
-def check_url(name: str, url: Any, *, with_query: bool = False) -> str:
-    """An ``http`` or ``https`` URL without credentials and final slash, and mostly without query.
+def check_url(
+    name: str, url: Any, *, with_query: bool = False, schemes: tuple[str, str] = ("http", "https")
+) -> str:
+    """A URL without credentials, and mostly without query and final slash.
 
     Raises:
         ConfigurationError: It is not one.
     """
     try:
         parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        usable = parts.scheme in schemes and parts.hostname and parts.port != 0
         usable = usable and not _UNFIT_FOR_URL.search(url) and _is_host(str(parts.hostname))
     except (AttributeError, TypeError, ValueError):
         usable = False
     if not usable:
         shown = repr(url) if isinstance(url, str) and "@" not in url else "something else"
-        raise ConfigurationError(f"{name} must be an http or https URL, got {shown}")
+        kind = f"{'an' if schemes[0] == 'http' else 'a'} {' or '.join(schemes)} URL"
+        raise ConfigurationError(f"{name} must be {kind}, got {shown}")
     if parts.username is not None or "#" in url:
         raise ConfigurationError(f"{name} must have no user, password or fragment")
     if with_query:
@@ -121,15 +125,21 @@ def _is_host(name: str) -> bool:
     return bool(_HOST.fullmatch(name))
 
 
-def is_passing(error: ReasoningError, statuses: frozenset[int] = RETRIED_STATUSES) -> bool:
+def is_passing(
+    error: ReasoningError,
+    statuses: frozenset[int] = RETRIED_STATUSES,
+    *,
+    server_errors: bool = True,
+) -> bool:
     """Whether an attempt that failed like this is made again, here or at the next attempt.
 
     Args:
         error: What it failed with.
-        statuses: The statuses below 500 that are.
+        statuses: The statuses that are.
+        server_errors: Whether all from 500 on are, too.
     """
     if isinstance(error, APIStatusError):
-        return error.status_code >= 500 or error.status_code in statuses
+        return error.status_code in statuses or (server_errors and error.status_code >= 500)
     return error.retryable
 
 
@@ -193,7 +203,8 @@ class HTTPTransport:
         timeout: Seconds for an attempt: until a streamed answer begins, or a whole one ends.
         connect_timeout: Seconds of these for the connection.
         retry: When to try again.
-        retried_statuses: Statuses below 500 that are tried again.
+        retried_statuses: Statuses that are tried again.
+        retry_server_errors: Whether all from 500 on are, too.
         session: The caller's own session, used as it is, in place of ours.
         clock: Time.
 
@@ -210,6 +221,7 @@ class HTTPTransport:
         connect_timeout: float | None = 5.0,
         retry: RetryPolicy | None = None,
         retried_statuses: frozenset[int] = RETRIED_STATUSES,
+        retry_server_errors: bool = True,
         session: requests.Session | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
@@ -220,7 +232,9 @@ class HTTPTransport:
         self._timeout = timeout
         self._connect_timeout = connect_timeout
         self._retry = retry or RetryPolicy()
-        self._retried_statuses = retried_statuses
+        self._is_passing = partial(
+            is_passing, statuses=retried_statuses, server_errors=retry_server_errors
+        )
         self._given_session = session
         self._clock = clock
         self._closed = threading.Event()
@@ -241,7 +255,7 @@ class HTTPTransport:
         *,
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
-        params: Mapping[str, str] | None = None,
+        params: Mapping[str, str | list[str]] | None = None,
         timeout: float | None = None,
         max_size: int = 64 * 1024 * 1024,
     ) -> Answer:
@@ -280,7 +294,7 @@ class HTTPTransport:
         *,
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
-        params: Mapping[str, str] | None = None,
+        params: Mapping[str, str | list[str]] | None = None,
         timeout: float | None = None,
         retry: bool = True,
         exchange: Exchange | None = None,
@@ -334,7 +348,7 @@ class HTTPTransport:
             try:
                 return attempt()
             except (TransportError, APIStatusError) as exc:
-                if not is_passing(exc, self._retried_statuses):
+                if not self._is_passing(exc):
                     raise
                 asked = getattr(exc, "retry_after", None)
                 delay = retries.next_delay(self._clock.monotonic(), asked)
@@ -349,7 +363,7 @@ class HTTPTransport:
         url: str,
         body: bytes | None,
         headers: Mapping[str, str] | None,
-        params: Mapping[str, str] | None,
+        params: Mapping[str, str | list[str]] | None,
         timeout: float | None,
         exchange: Exchange | None = None,
     ) -> "HTTPStream":

@@ -6,7 +6,7 @@ from typing import Any
 import attrs
 import pytest
 
-from reasoning_sdk._core.reconnect import End, Reconnection, Retry, State
+from reasoning_sdk._core.reconnect import ConnectionState, End, Reconnection, Retry
 from reasoning_sdk.errors import (
     APIStatusError,
     ConfigurationError,
@@ -84,26 +84,26 @@ INPUTS = {
     "close": lambda life: life.close(),
 }
 TABLE = [
-    (connecting, "opened", State.OPEN, None),
-    (connecting, "message", State.CONNECTING, None),
-    (connecting, "lost", State.CLOSED, End),
-    (connecting, "lost for good", State.CLOSED, End),
-    (connecting, "close", State.CLOSED, None),
-    (opened, "opened", State.OPEN, None),
-    (opened, "message", State.OPEN, None),
-    (opened, "lost", State.RECONNECTING, Retry),
-    (opened, "lost for good", State.CLOSED, End),
-    (opened, "close", State.CLOSED, None),
-    (reconnecting, "opened", State.OPEN, None),
-    (reconnecting, "message", State.RECONNECTING, None),
-    (reconnecting, "lost", State.RECONNECTING, Retry),
-    (reconnecting, "lost for good", State.CLOSED, End),
-    (reconnecting, "close", State.CLOSED, None),
-    (closed, "opened", State.CLOSED, None),
-    (closed, "message", State.CLOSED, None),
-    (closed, "lost", State.CLOSED, End),
-    (closed, "lost for good", State.CLOSED, End),
-    (closed, "close", State.CLOSED, None),
+    (connecting, "opened", ConnectionState.OPEN, None),
+    (connecting, "message", ConnectionState.CONNECTING, None),
+    (connecting, "lost", ConnectionState.CLOSED, End),
+    (connecting, "lost for good", ConnectionState.CLOSED, End),
+    (connecting, "close", ConnectionState.CLOSED, None),
+    (opened, "opened", ConnectionState.OPEN, None),
+    (opened, "message", ConnectionState.OPEN, None),
+    (opened, "lost", ConnectionState.RECONNECTING, Retry),
+    (opened, "lost for good", ConnectionState.CLOSED, End),
+    (opened, "close", ConnectionState.CLOSED, None),
+    (reconnecting, "opened", ConnectionState.OPEN, None),
+    (reconnecting, "message", ConnectionState.RECONNECTING, None),
+    (reconnecting, "lost", ConnectionState.RECONNECTING, Retry),
+    (reconnecting, "lost for good", ConnectionState.CLOSED, End),
+    (reconnecting, "close", ConnectionState.CLOSED, None),
+    (closed, "opened", ConnectionState.CLOSED, None),
+    (closed, "message", ConnectionState.CLOSED, None),
+    (closed, "lost", ConnectionState.CLOSED, End),
+    (closed, "lost for good", ConnectionState.CLOSED, End),
+    (closed, "close", ConnectionState.CLOSED, None),
 ]
 
 
@@ -116,12 +116,12 @@ def test_an_input_leads_from_a_state_to_a_state(state, input, after, action):
 
 
 def test_the_table_is_whole():
-    assert len({(state, input) for state, input, *_ in TABLE}) == len(State) * len(INPUTS)
+    assert len({(state, input) for state, input, *_ in TABLE}) == len(ConnectionState) * len(INPUTS)
 
 
 def test_a_new_one_connects_and_has_no_error():
     life = connecting()
-    assert (life.state, life.attempts, life.error) == (State.CONNECTING, 0, None)
+    assert (life.state, life.attempts, life.error) == (ConnectionState.CONNECTING, 0, None)
 
 
 @pytest.mark.parametrize("error", [REFUSED, lost(), status(401), status(503, retry_after=1.0)])
@@ -150,7 +150,7 @@ def test_the_first_reason_for_the_end_stays():
     life.close()
     life.opened(2.0)
     assert life.error is error
-    assert life.state is State.CLOSED
+    assert life.state is ConnectionState.CLOSED
 
 
 # -- what is final -----------------------------------------------------------------------------
@@ -217,7 +217,7 @@ def test_should_reconnect_does_not_lift_the_limit():
 def test_should_reconnect_may_close_it(answer):
     life = opened(should_reconnect=lambda error: life.close() or answer)
     assert life.lost(lost(), 0.0) == End(None)
-    assert (life.state, life.error) == (State.CLOSED, None)
+    assert (life.state, life.error) == (ConnectionState.CLOSED, None)
 
 
 def test_what_should_reconnect_raises_comes_through_and_changes_nothing():
@@ -227,7 +227,7 @@ def test_what_should_reconnect_raises_comes_through_and_changes_nothing():
     life = opened(should_reconnect=fail)
     with pytest.raises(ZeroDivisionError):
         life.lost(lost(), 0.0)
-    assert (life.state, life.attempts, life.error) == (State.OPEN, 0, None)
+    assert (life.state, life.attempts, life.error) == (ConnectionState.OPEN, 0, None)
 
 
 # -- 401 ---------------------------------------------------------------------------------------
@@ -383,7 +383,7 @@ def test_it_ends_after_so_many_attempts_with_what_the_last_one_failed_with():
     assert (error.attempts, error.close_code, error.last_error) == (3, None, REFUSED)
     assert error.__cause__ is REFUSED
     assert life.error is error
-    assert (life.state, life.attempts) == (State.CLOSED, 3)
+    assert (life.state, life.attempts) == (ConnectionState.CLOSED, 3)
 
 
 def test_the_close_code_of_the_last_error_is_kept():

@@ -178,10 +178,11 @@ def test_a_url_has_a_query_only_where_it_may() -> None:
 def test_a_request_sends_exactly_what_it_is_given(scripted: Scripted, make: Make) -> None:
     server = scripted(OK)
     http = make(headers={"User-Agent": "test/1", "X-None": "1"})
-    got = http.request("PUT", server.url("/a"), body=b"{}", headers={"X-A": "a"}, params={"q": "ä"})
+    params = {"q": "ä", "id": ["1", "2"]}
+    got = http.request("PUT", server.url("/a"), body=b"{}", headers={"X-A": "a"}, params=params)
     assert got.json() == {"ok": True}
     (request,) = server.requests
-    assert request.raw.startswith(b"PUT /a?q=%C3%A4 HTTP/1.1\r\n")
+    assert request.raw.startswith(b"PUT /a?q=%C3%A4&id=1&id=2 HTTP/1.1\r\n")
     assert request.body == b"{}"
     assert {name.lower(): value for name, value in request.header_lines} == {
         "host": f"127.0.0.1:{server.port}",
@@ -354,6 +355,15 @@ def test_more_statuses_can_be_tried_again(scripted: Scripted, make: Make) -> Non
     assert http.request("GET", server.url()).status == 200
 
 
+def test_a_service_whose_own_errors_last_is_not_asked_again(scripted: Scripted, make: Make) -> None:
+    server = scripted([answer(503), reset(), OK, answer(500)])
+    http = make(retried_statuses=frozenset({503}), retry_server_errors=False)
+    assert http.request("GET", server.url()).status == 200
+    with pytest.raises(r.ServerError):
+        http.request("GET", server.url())
+    assert len(server.requests) == 4
+
+
 def test_when_retries_are_used_up_the_last_error_is_raised(scripted: Scripted, make: Make) -> None:
     server = scripted([answer(503), reset(), json_answer(500, {"error": {"message": "the last"}})])
     http = make(retry=r.RetryPolicy(initial_interval=0.001, max_attempts=2))
@@ -466,6 +476,8 @@ def test_retries_are_logged_without_secrets(
 def test_what_passes(error: r.ReasoningError, passes: bool) -> None:
     assert is_passing(error) is passes
     assert is_passing(r.ConflictError("x", status_code=409), frozenset({409}))
+    assert not is_passing(r.ServerError("x", status_code=500), server_errors=False)
+    assert is_passing(r.ServerError("x", status_code=503), frozenset({503}), server_errors=False)
 
 
 # -- time --------------------------------------------------------------------------------------

@@ -4,6 +4,8 @@ A value is bound to a name of the type that it has to have, and to ``Any`` nowhe
 """
 
 import datetime
+import ssl
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,20 +14,36 @@ import requests
 import sseclient
 
 from reasoning_sdk import (
+    AgentEvent,
     APIStatusError,
+    AttentionShiftEvent,
     AuthenticationError,
     BadRequestError,
+    Codec,
     ConcurrencyError,
     ConfigurationError,
     ConflictError,
+    Connected,
+    ConnectedEvent,
     ConnectError,
     ConnectionLostError,
+    ConnectionState,
     ConnectTimeoutError,
+    CycleCompleteEvent,
+    Disconnected,
     EmptyActionError,
+    ErrorEvent,
     EventSinkError,
     EventSource,
+    EventStream,
+    ForbiddenCloseError,
+    GoalCompletedEvent,
+    HeartbeatEvent,
+    HitlRequestEvent,
     IdleTimeoutError,
+    ImpasseDetectedEvent,
     InvalidEventError,
+    KbChangeEvent,
     LeaseLostError,
     LoopCanceledError,
     LoopError,
@@ -33,11 +51,13 @@ from reasoning_sdk import (
     LostEvent,
     MaxDepthError,
     MaxIterationsError,
+    Message,
     NotFoundError,
     PermissionDeniedError,
     ProtocolError,
     RateLimitError,
     ReasoningError,
+    ReasoningLayerClient,
     RecordNotFoundError,
     RequestTimeoutError,
     Response,
@@ -62,10 +82,14 @@ from reasoning_sdk import (
     ToolNotFoundError,
     ToolTimeoutError,
     TransportError,
+    UnauthenticatedCloseError,
+    UnknownEvent,
     UnprocessableEntityError,
     ViewerClient,
     ViewerRun,
     ViewerStats,
+    WebSocketConnection,
+    WebSocketStats,
     __version__,
     iter_events,
     sse_client,
@@ -287,6 +311,127 @@ seconds: float = policy.initial_interval
 most: int | None = policy.max_attempts
 longest: float | None = policy.max_elapsed_time
 
+# -- WebSockets --------------------------------------------------------------------------------
+
+
+def subscribe(open_connection: WebSocketConnection) -> None:
+    open_connection.send({"subscribe": "everything"}, timeout=1)
+
+
+def is_worth_it(why: ReasoningError) -> bool:
+    return why.retryable
+
+
+class Lines:
+    """A codec."""
+
+    def decode(self, message: str | bytes) -> list[str]:
+        return message.splitlines() if isinstance(message, str) else []
+
+    def encode(self, value: list[str]) -> str:
+        return "\n".join(value)
+
+
+codec: Codec = Lines()
+connection: WebSocketConnection = WebSocketConnection.connect("wss://example.com/ws")
+connection = WebSocketConnection.connect(
+    fresh_key,
+    headers=fresh_headers,
+    on_reconnect=print,
+    on_connect=subscribe,
+    retry=RetryPolicy(max_attempts=3),
+    open_timeout=5,
+    ping_interval=None,
+    ping_timeout=None,
+    idle_timeout=60,
+    send_timeout=5,
+    close_timeout=1,
+    max_size=None,
+    max_queue=10,
+    max_queue_bytes=None,
+    overflow="drop_oldest",
+    should_reconnect=is_worth_it,
+    proxy="http://proxy.example:3128",
+    ssl_context=ssl.create_default_context(),
+    subprotocols=["chat"],
+    codec=Lines(),
+    compression=False,
+)
+connection = WebSocketConnection.connect("wss://example.com/ws", headers={"a": "b"}, codec="raw")
+with connection as entered_connection:
+    same_connection: WebSocketConnection = entered_connection
+    for any_message in entered_connection:
+        any_value: Any = any_message
+maybe_message: Any = connection.next_message(timeout=0)
+for connection_event in connection.events():
+    if isinstance(connection_event, Message):
+        message_data: Any = connection_event.data
+        received_at: float = connection_event.received_at
+    elif isinstance(connection_event, Connected):
+        attempt_number: int = connection_event.attempt
+    else:
+        disconnected: Disconnected = connection_event
+        why_lost: ReasoningError = disconnected.error
+        code_of_close: int | None = disconnected.close_code
+connection.close()
+connection.close(timeout=0)
+connection_state: ConnectionState = connection.state
+is_open: bool = connection.state is ConnectionState.OPEN
+why_ended: BaseException | None = connection.error
+latency: float | None = connection.latency
+subprotocol: str | None = connection.subprotocol
+connection_stats: WebSocketStats = connection.stats
+received_count: int = connection_stats.received + connection_stats.received_bytes
+other_counts: int = connection_stats.sent + connection_stats.dropped + connection_stats.queued
+reconnects: int = connection_stats.reconnects
+
+# -- Reasoning Layer ---------------------------------------------------------------------------
+
+layer = ReasoningLayerClient()
+layer = ReasoningLayerClient(
+    "https://layer.example",
+    uuid.uuid4(),
+    token=fresh_key,
+    user_id="u",
+    namespace_id=uuid.uuid4(),
+    timeout=None,
+    max_retries=0,
+    retry_on_503=True,
+    session=requests.Session(),
+)
+with layer as entered_layer:
+    same_layer: ReasoningLayerClient = entered_layer
+layer_url: str = layer.cognitive.agent_events_url(uuid.uuid4())
+layer_url = layer.cognitive.cycle_url("agent")
+layer_url = layer.oversight.session_url("session")
+connection = layer.cognitive.agent_events("agent", idle_timeout=60)
+connection = layer.cognitive.cycle("agent", on_connect=subscribe)
+connection = layer.oversight.session("session")
+answer: Any = layer.request("POST", "/api/v1/terms", json={"a": 1}, params={"limit": "5"})
+event_stream: EventStream = layer.stream("/api/v1/ui/describe/stream", {"query": "why?"})
+for streamed in event_stream:
+    streamed_event: ServerSentEvent = streamed
+event_stream.close()
+
+some_agent_event: AgentEvent = UnknownEvent(type="new", data={})
+kind_of_event: str = some_agent_event.type
+raw_event: Any = some_agent_event.data
+if isinstance(some_agent_event, KbChangeEvent):
+    term: str = some_agent_event.term_id
+elif isinstance(some_agent_event, HitlRequestEvent):
+    confidence: float = some_agent_event.confidence
+elif isinstance(some_agent_event, AttentionShiftEvent):
+    came_from: str | None = some_agent_event.from_
+agent_events: list[type[AgentEvent]] = [
+    ConnectedEvent,
+    CycleCompleteEvent,
+    ErrorEvent,
+    GoalCompletedEvent,
+    HeartbeatEvent,
+    ImpasseDetectedEvent,
+    UnknownEvent,
+]
+
 # -- errors ------------------------------------------------------------------------------------
 
 try:
@@ -337,6 +482,8 @@ transport_errors: list[type[TransportError]] = [
     IdleTimeoutError,
     ConnectionLostError,
     StreamInterruptedError,
+    UnauthenticatedCloseError,
+    ForbiddenCloseError,
 ]
 timeouts: list[type[TimeoutError]] = [RequestTimeoutError, IdleTimeoutError, ConnectTimeoutError]
 response_errors: list[type[ResponseError]] = [
@@ -396,3 +543,12 @@ viewer.stats = stats  # type: ignore[misc]
 stats.queued = 1  # type: ignore[misc]
 lost_event.body = b""  # type: ignore[misc]
 LostEvent("rejected", "", "a", b"")  # type: ignore[call-arg]
+WebSocketConnection.connect(b"wss://example.com")  # type: ignore[arg-type]
+WebSocketConnection.connect("wss://example.com", {})  # type: ignore[call-arg]
+WebSocketConnection.connect("wss://example.com", headers=fresh_key)  # type: ignore[arg-type]
+WebSocketConnection.connect("wss://example.com", codec=5)  # type: ignore[arg-type]
+connection.state = ConnectionState.OPEN  # type: ignore[misc]
+connection_stats.sent = 1  # type: ignore[misc]
+disconnected.close_code = 1  # type: ignore[misc]
+ReasoningLayerClient("https://layer.example", 5)  # type: ignore[arg-type]
+layer.request("GET")  # type: ignore[call-arg]
