@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import platform
-import re
 import sys
 import threading
 import time
@@ -14,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Annotated, Any, Protocol, TextIO
+from typing import Annotated, Any, Protocol
 
 import typer
 from rich.console import Console, Group, RenderableType
@@ -24,6 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from reasoning_sdk._version import __version__
+from reasoning_sdk.cli_output import complain, forget, visible
 from reasoning_sdk.encoding import parse_json
 from reasoning_sdk.errors import (
     ConfigurationError,
@@ -46,7 +46,6 @@ _MOST_WAITING = 1000
 _MOST_BYTES_WAITING = 16 * 1024 * 1024
 _LEAST_PATIENCE, _LONGEST_TRY = 1.0, 10.0  # seconds
 _PAUSE = 0.1
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 FAILED, USAGE, NOT_COMPLETED, INTERRUPTED, BROKEN_PIPE = 1, 2, 3, 130, 141
 EXIT_CODES = (
@@ -60,8 +59,14 @@ PUBLISH_EXIT_CODES = (
     "usage or configuration; 130 interrupted; 141 nobody reads the output."
 )
 
+WATCH_EXIT_CODES = (
+    "Exit codes: 0 there were as many messages as --count says, or the server has closed and "
+    "--max-attempts is 0; 1 it cannot be connected to, or is lost for good, or the output cannot "
+    "be written; 2 wrong usage or configuration; 130 interrupted; 141 nobody reads the output."
+)
+
 app = typer.Typer(
-    help="Stream responses of reasoning services; publish events to a viewer.",
+    help="Stream responses of reasoning services; publish events to a viewer; watch WebSockets.",
     epilog=EXIT_CODES,
     no_args_is_help=True,
     add_completion=False,
@@ -185,6 +190,101 @@ def publish(
             raise typer.Exit(FAILED)
 
 
+@app.command(epilog=WATCH_EXIT_CODES)
+def watch(
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="URL|agent|session",
+            help="A ws or wss URL; or what to watch of a Reasoning Layer, with its ID.",
+        ),
+    ],
+    id: Annotated[str | None, typer.Argument(metavar="ID", help="The agent, or session.")] = None,
+    base_url: Annotated[
+        str | None,
+        typer.Option(
+            envvar="REASONING_LAYER_URL", help="Where the Reasoning Layer is.", metavar="URL"
+        ),
+    ] = None,
+    tenant_id: Annotated[
+        str | None, typer.Option(envvar="REASONING_LAYER_TENANT_ID", help="The tenant.")
+    ] = None,
+    token_env: Annotated[
+        str | None,
+        typer.Option(
+            metavar="VARIABLE",
+            help="The variable whose value to send as the bearer token: REASONING_LAYER_TOKEN for "
+            "an agent or session, none for a URL, unless you say so.",
+        ),
+    ] = None,
+    header: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar='"NAME: VALUE"',
+            help="A header of the handshake. May be given more than once. Others see arguments: "
+            "for a secret, --token-env is better.",
+        ),
+    ] = None,
+    send: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TEXT",
+            help="A message to send when connected, and when connected again. May be given more "
+            "than once.",
+        ),
+    ] = None,
+    count: Annotated[
+        int | None, typer.Option(min=1, help="End after so many messages.", metavar="N")
+    ] = None,
+    idle_timeout: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="Connect again when there is no message for so long."),
+    ] = None,
+    max_attempts: Annotated[
+        int,
+        typer.Option(
+            min=0, metavar="N", help="How often to try to connect again, in a row; 0 is never."
+        ),
+    ] = 10,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print lines of JSON on a terminal, too.")
+    ] = False,
+    raw: Annotated[bool, typer.Option("--raw", help="Print messages as they are.")] = False,
+) -> None:
+    """Show the messages of a WebSocket as they come, through connections that break.
+
+    On a terminal it is a table that is alive, elsewhere lines of JSON.
+    """
+    with _exit_codes():
+        # Nothing else needs these.
+        from reasoning_sdk import cli_watch  # noqa: PLC0415
+        from reasoning_sdk.reasoning_layer import ReasoningLayerClient  # noqa: PLC0415
+
+        if as_json and raw:
+            raise ConfigurationError("--json and --raw cannot go together")
+        headers = cli_watch.headers_of(header or [])
+        token = _token(token_env)
+        if target in ("agent", "session"):
+            if base_url == os.environ.get("REASONING_LAYER_URL"):
+                base_url = None  # the client looks there itself, and names it in its errors
+            if tenant_id == os.environ.get("REASONING_LAYER_TENANT_ID"):
+                tenant_id = None
+            client = ReasoningLayerClient(base_url, tenant_id, token=token)
+            what = cli_watch.agent_or_session(target, id, client, headers)
+        else:
+            what = cli_watch.websocket(target, id, token, headers)
+        options: dict[str, Any] = {
+            "send": send or [],
+            "count": count,
+            "max_attempts": max_attempts,
+            "idle_timeout": idle_timeout,
+        }
+        if as_json or raw or not _is_alive(Console()):
+            cli_watch.print_lines(what, raw=raw, **options)
+        else:
+            cli_watch.show_table(what, **options)
+
+
 @app.command()
 def version() -> None:
     """Print the versions of this package and of what it runs on."""
@@ -206,42 +306,29 @@ def _exit_codes() -> Iterator[None]:
         if isinstance(file, io.TextIOWrapper):  # what cannot be written is no reason to stop
             file.reconfigure(errors="replace" if file is sys.stdin else "backslashreplace")
     if sys.stdout is None:  # it was closed when Python began
-        _complain("standard output is closed")
+        complain("standard output is closed")
         raise typer.Exit(FAILED)
     try:
         yield
         sys.stdout.flush()
     except BrokenPipeError:
-        _forget(sys.stdout)
+        forget(sys.stdout)
         raise typer.Exit(BROKEN_PIPE) from None
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as exc:
         if sys.stderr is not None:  # print would take standard output in its place
-            print("\ninterrupted", file=sys.stderr)
+            print(": ".join(["\ninterrupted", *map(str, exc.args)]), file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
     except ConfigurationError as exc:
-        _complain(str(exc))
+        complain(str(exc))
         raise typer.Exit(USAGE) from exc
     except ReasoningError as exc:
-        _complain(str(exc))
+        complain(str(exc))
         arrived = isinstance(exc, ResponseError) or exc.response_id is not None
         raise typer.Exit(NOT_COMPLETED if arrived else FAILED) from exc
     except OSError as exc:
-        _forget(sys.stdout)
-        _complain(f"cannot write the output: {(exc.strerror or str(exc)).lower()}")
+        forget(sys.stdout)
+        complain(f"cannot write the output: {(exc.strerror or str(exc)).lower()}")
         raise typer.Exit(FAILED) from None
-
-
-def _forget(file: TextIO) -> None:
-    """Drop what is still in a buffer and cannot be written: Python would say so at its end."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
-
-
-def _complain(problem: str, kind: str = "error", colour: str = "red") -> None:
-    line = Text.assemble((kind, colour), f": {_visible(problem)}")
-    try:
-        Console(stderr=True).print(line, soft_wrap=True)
-    except OSError:  # there is nobody to tell; the exit code still does
-        _forget(sys.stderr)
 
 
 def _standard_input() -> str:
@@ -254,17 +341,21 @@ def _standard_input() -> str:
         raise ConfigurationError(f"cannot read standard input: {reason}") from exc
 
 
-def _visible(text: str) -> str:
-    """Text of a server's that a terminal shows and does not obey."""
-    return _CONTROL.sub("�", text)
-
-
 def _client(base_url: str | None, model: str | None) -> ResponsesClient:
     # A server of one's own mostly wants no key; OpenAI's own has to get one.
     key = os.environ.get("OPENAI_API_KEY") or ("" if base_url else None)
     if base_url == os.environ.get("OPENAI_BASE_URL"):
         base_url = None  # the client looks there itself, and names the variable in its errors
     return ResponsesClient(model, base_url=base_url, api_key=key)
+
+
+def _token(variable: str | None) -> str | None:
+    if variable is None:
+        return None
+    token = os.environ.get(variable)
+    if not token:
+        raise ConfigurationError(f"no token: {variable} is not set")
+    return token
 
 
 @contextmanager
@@ -364,13 +455,13 @@ class _Publication:
                 raise ValueError(f"wants a body, an object, and a path: {', '.join(self._senders)}")
         except ValueError as exc:
             self._unreadable += 1
-            _complain(f"{self._name}, line {number}: {exc}")
+            complain(f"{self._name}, line {number}: {exc}")
             return
         recipient = {name: record.get(name) for name in ("address", "signature")}
         try:
             self._senders[path](body, **recipient)
         except InvalidEventError as exc:  # which the client counts
-            _complain(f"{self._name}, line {number}: {exc}")
+            complain(f"{self._name}, line {number}: {exc}")
 
     def _wait_until_fewer_wait_than(self, count: int) -> bool:
         """Wait; whether it has come to that, or the viewer fails for too long."""
@@ -402,14 +493,14 @@ class _Publication:
         print(f"delivered {stats.delivered}, tried again {stats.retries}", flush=True)
         for reason, count in dropped.items():
             cause = f": {' '.join(causes[reason].split())}" if reason in causes else ""
-            print(f"{reason} {count}{_visible(cause)}", flush=True)
+            print(f"{reason} {count}{visible(cause)}", flush=True)
 
 
 class _Warnings(logging.Handler):
     """Shows what the client warns of."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        _complain(record.getMessage(), "warning", "yellow")
+        complain(record.getMessage(), "warning", "yellow")
 
 
 @contextmanager
@@ -422,6 +513,11 @@ def _warnings_shown() -> Iterator[None]:
         log.removeHandler(handler)
 
 
+def _is_alive(console: Console) -> bool:
+    """Whether what is on it can change."""
+    return sys.stdout.isatty() and not console.is_dumb_terminal
+
+
 class _View(Protocol):
     """Shows a stream's events as they come."""
 
@@ -432,7 +528,7 @@ def _show(stream: ResponseStream, as_json: bool, pace: float = 0) -> None:
     """Show a stream: as a live view on a terminal, else as plain text."""
     console = Console()
     view: AbstractContextManager[_View]
-    if sys.stdout.isatty() and not console.is_dumb_terminal and not as_json:
+    if _is_alive(console) and not as_json:
         view = _LiveView(stream, console)
     else:
         view, pace = nullcontext(_JSONLines() if as_json else _PlainText(stream)), 0
@@ -527,16 +623,16 @@ class _LiveView:
         return self._panel(Text("\n").join(lines[-height:]))
 
     def _text(self, text: str) -> Text:
-        return Text(_visible(text))
+        return Text(visible(text))
 
     def _panel(self, text: Text) -> RenderableType:
         stream = self._stream
         others = [described for item in stream.items if (described := _describe(item))]
         seconds = time.monotonic() - self._began_at
         return Panel(
-            Group(*(Text(_visible(other), style="dim") for other in others), text),
-            title=Text(_visible(stream.response_id or "waiting")),
-            subtitle=Text(_visible(f"{_tokens(stream.usage)}{seconds:.1f} s")),
+            Group(*(Text(visible(other), style="dim") for other in others), text),
+            title=Text(visible(stream.response_id or "waiting")),
+            subtitle=Text(visible(f"{_tokens(stream.usage)}{seconds:.1f} s")),
             border_style="blue" if stream.usage is None else "green",
         )
 

@@ -19,10 +19,13 @@ import pytest
 import urllib3
 
 from tests.support.aimock import AimockServer, missing_aimock
+from tests.support.fault_proxy import FaultProxy
 from tests.support.llmock import LlmockServer
 from tests.support.scripted import ScriptedServer
+from tests.support.websocket_peer import WebSocketPeer
 
 if TYPE_CHECKING:
+    from reasoning_sdk import WebSocketConnection
     from tests.support.clock import FakeClock
 
 hypothesis.settings.register_profile(
@@ -34,7 +37,7 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 #: Who may sleep: tools that poll, for as long as a test runs them. Everyone else raises.
 MAY_SLEEP = {
     "execnet", "hypothesis", "jupyter_client", "multiprocessing", "nbclient", "psutil",
-    "pytest_timeout", "subprocess", "xdist",
+    "pytest_timeout", "subprocess", "websockets", "xdist",
 }  # fmt: skip
 
 #: How long a thread may take to end after the test that started it.
@@ -215,3 +218,47 @@ def aimock_server(_aimock_process: AimockServer) -> AimockServer:
     """The real aimock server with the fixtures of tests/data/aimock.json; as new for every test."""
     _aimock_process.reset()
     return _aimock_process
+
+
+@pytest.fixture(scope="session")
+def _websocket_process() -> Iterator[WebSocketPeer]:
+    with WebSocketPeer() as peer:
+        yield peer
+
+
+@pytest.fixture
+def websocket_peer(_websocket_process: WebSocketPeer) -> WebSocketPeer:
+    """A real WebSocket server, a process of its own; it has forgotten the tests before."""
+    _websocket_process.reset()
+    return _websocket_process
+
+
+@pytest.fixture
+def fault_proxy(websocket_peer: WebSocketPeer) -> Iterator[FaultProxy]:
+    """A proxy to that server, which goes wrong when it is told to."""
+    with FaultProxy(websocket_peer.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def connect(websocket_peer: WebSocketPeer) -> Iterator["Callable[..., WebSocketConnection]"]:
+    """Connects to a path of the WebSocket server, or to another address, and closes in the end.
+
+    What is lost is made again soon, and tried five times in a row.
+    """
+    from reasoning_sdk import RetryPolicy, WebSocketConnection
+
+    quick = RetryPolicy(
+        initial_interval=0.01, max_interval=0.05, randomization_factor=0, max_attempts=5
+    )
+    made: list[WebSocketConnection] = []
+
+    def make(url: str | Callable[[], str], **options: Any) -> WebSocketConnection:
+        if isinstance(url, str) and url.startswith("/"):
+            url = websocket_peer.ws_url + url
+        made.append(WebSocketConnection.connect(url, **{"retry": quick, **options}))
+        return made[-1]
+
+    yield make
+    for connection in made:
+        connection.close(0)

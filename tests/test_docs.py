@@ -16,6 +16,7 @@ import reasoning_sdk
 from reasoning_sdk import ResponsesClient, ViewerClient, cli
 from tests.support.counting import CountingServer
 from tests.support.llmock import LlmockServer
+from tests.support.websocket_peer import WebSocketPeer
 
 PROJECT = Path(__file__).resolve().parents[1]
 DOCS = PROJECT / "docs"
@@ -85,9 +86,11 @@ def closing_all(monkeypatch: pytest.MonkeyPatch, *kinds: type[Any]) -> Iterator[
 def test_the_code_of_a_page_runs(
     page: Path,
     llmock_server: LlmockServer,
+    websocket_peer: WebSocketPeer,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
+    monkeypatch.setenv("WEBSOCKET_URL", f"{websocket_peer.ws_url}/echo")
     monkeypatch.setenv("OPENAI_BASE_URL", llmock_server.base_url)
     monkeypatch.setenv("OPENAI_API_KEY", "test-key")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
@@ -159,13 +162,15 @@ def test_the_reference_has_every_command_option_and_exit_code() -> None:
         assert f"### `reasoning-sdk {name}" in text
         for parameter in command.params:
             for option in parameter.opts:
-                assert f"`{option}" in text or option in ("text", "file", "--help")
+                is_argument = parameter.param_type_name == "argument"
+                assert is_argument or f"`{option}" in text or option == "--help"
     constants = {name: n for name, n in vars(cli).items() if name.isupper() and type(n) is int}
     codes = {number for name, number in constants.items() if not name.startswith("_")}
     assert {int(code) for code in re.findall(r"^\| (\d+) \|", text, re.MULTILINE)} == {0, *codes}
     assert {int(code) for code in re.findall(r"[:;] (\d+) ", cli.EXIT_CODES)} == {0, *codes}
-    of_publish = re.findall(r"[:;] (\d+) ", cli.PUBLISH_EXIT_CODES)
-    assert {int(code) for code in of_publish} == {0, *codes} - {cli.NOT_COMPLETED}
+    for said in (cli.PUBLISH_EXIT_CODES, cli.WATCH_EXIT_CODES):
+        found = re.findall(r"[:;] (\d+) ", said)
+        assert {int(code) for code in found} == {0, *codes} - {cli.NOT_COMPLETED}
 
 
 def test_the_reference_has_every_variable_that_is_read() -> None:

@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from werkzeug.serving import make_server
 
 from reasoning_sdk import ServerSentEvent, iter_events
 from tests.support import recordings
+from tests.support.agent_service import AgentService, cut, telling
 from tests.support.aimock import AimockServer
 from tests.support.counting import CountingServer
 from tests.support.llmock import LlmockServer
@@ -33,7 +35,8 @@ from tests.support.scripted import (
     silence,
     sse,
 )
-from tests.support.signals import interrupt
+from tests.support.signals import interrupt, wait_until_it_waits
+from tests.test_notebook import Kernel
 
 pytestmark = pytest.mark.examples
 
@@ -491,3 +494,237 @@ def test_notebook(llmock_server: LlmockServer, monkeypatch: pytest.MonkeyPatch) 
     assert "cut &lt;b&gt;short" in cells["shown-error"]["text/html"]
     assert "stderr" not in str(cells)
     assert llmock_server.pending() == []
+
+
+# -- watch_agent.py ------------------------------------------------------------------------------
+
+AGENT = "6f9c1c1e-0b1d-4c5e-9a39-0d2f0c7d8a01"
+HEARTBEAT = {"type": "heartbeat", "timestamp": "now"}
+GOAL = {"type": "goal_completed", "goal_id": "g-1", "result": None, "success": True}
+REVIEW = {
+    "type": "hitl_request", "action_sort": "send_mail", "confidence": 0.5, "deadline": None,
+    "review_id": "r-1",
+}  # fmt: skip
+STATE = {"agent": {"goals": ["one", "two"]}}
+
+
+@pytest.fixture
+def reasoning_layer(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., AgentService]]:
+    """Makes services that the variables name, and stops them."""
+    with contextlib.ExitStack() as stack:
+
+        def make(*talks: Any, **options: Any) -> AgentService:
+            path = f"/api/v1/cognitive/agents/{AGENT}/extended-state"
+            made = stack.enter_context(AgentService(*talks, answers={path: STATE}, **options))
+            monkeypatch.setenv("REASONING_LAYER_URL", made.url)
+            monkeypatch.setenv("REASONING_LAYER_TENANT_ID", "tenant")
+            return made
+
+        yield make
+
+
+def test_watch_agent_shows_gaps_and_catches_up_with_a_fresh_token(
+    reasoning_layer: Callable[..., AgentService], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("first\n")
+    monkeypatch.setenv("TOKEN_FILE", str(token))
+    refreshed = threading.Event()
+
+    def tell_and_cut(connection: Any) -> None:
+        telling(HEARTBEAT, REVIEW, GOAL, then="no")(connection)
+        assert refreshed.wait(DEADLINE)
+        cut(connection)
+
+    service = reasoning_layer(tell_and_cut, telling({"type": "new"}))
+    with started("watch_agent.py", AGENT) as process:
+        out = process.stdout
+        assert out is not None
+        assert [out.readline() for _ in range(3)] == [
+            "-- 2 goals\n",
+            "to be reviewed: r-1, send_mail\n",
+            "goal g-1: done\n",
+        ]
+        token.write_text("second\n")
+        refreshed.set()
+        assert out.readline().startswith("-- events may be missing here: the connection ended")
+        after = {out.readline() for _ in range(2)}  # one is told by another thread
+        assert after == {"-- 2 goals\n", "-- connected again\n"}
+        assert out.readline() == "UnknownEvent(type='new')\n"
+        interrupt(process.pid)
+        rest, err = process.communicate(timeout=DEADLINE)
+    assert (process.returncode, rest, err) == (130, "", "reconnecting, attempt 1\n")
+    sent = [handshake.headers["authorization"] for handshake in service.handshakes]
+    assert sent == ["Bearer first", "Bearer second"]
+
+
+def test_watch_agent_says_what_went_wrong(
+    reasoning_layer: Callable[..., AgentService], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "token").write_text("wrong-and-secret")
+    monkeypatch.setenv("TOKEN_FILE", str(tmp_path / "token"))
+    reasoning_layer(telling(), tokens=set())
+    done = run("watch_agent.py", AGENT)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "AuthenticationError: 401 Unauthorized: not with ***\n"
+
+
+# -- django_management_command.py -----------------------------------------------------------------
+
+SETTINGS = """
+import os
+INSTALLED_APPS = ["agents"]
+SECRET_KEY = "x"
+REASONING_LAYER = {"token": "long-and-secret"}
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A Django project that has the command."""
+    commands = tmp_path / "agents" / "management" / "commands"
+    commands.mkdir(parents=True)
+    for folder in (commands, commands.parent, commands.parents[1]):
+        (folder / "__init__.py").touch()
+    example = EXAMPLES / "django_management_command.py"
+    (commands / "follow_agent.py").write_text(example.read_text())
+    (tmp_path / "settings.py").write_text(SETTINGS)
+    monkeypatch.setenv("DJANGO_SETTINGS_MODULE", "settings")
+    monkeypatch.setenv("PYTHONUNBUFFERED", "1")
+    return tmp_path
+
+
+@contextlib.contextmanager
+def following(project: Path) -> Iterator["subprocess.Popen[str]"]:
+    with subprocess.Popen(
+        [sys.executable, "-m", "django", "follow_agent", AGENT, "--file", "kept.jsonl"],
+        cwd=project,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_django_command_keeps_events_and_gaps_until_it_is_told_to_end(
+    reasoning_layer: Callable[..., AgentService], project: Path, number: int
+) -> None:
+    service = reasoning_layer(telling(HEARTBEAT, REVIEW, then="cut"), telling(GOAL, GOAL))
+    kept = project / "kept.jsonl"
+    with following(project) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == f"following {AGENT}\n"
+        service.wait_for_handshakes(2)
+        pause = threading.Event()
+        while kept.read_text().count("goal_completed") < 2:
+            pause.wait(0.01)
+        wait_until_it_waits(process.pid)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=DEADLINE)
+    assert (process.returncode, out) == (0, "ended\n")
+    assert err == "disconnected: the connection ended without a close\n"
+    service.wait_until_left()
+    records = [json.loads(line) for line in kept.read_text().splitlines()]
+    types = ["hitl_request", "gap", "goal_completed", "goal_completed"]
+    assert [record["type"] for record in records] == types
+    assert records[0]["data"] == REVIEW
+    assert service.handshakes[0].headers["authorization"] == "Bearer long-and-secret"
+
+
+def test_django_command_ends_while_it_waits_for_the_next_attempt(
+    reasoning_layer: Callable[..., AgentService], project: Path
+) -> None:
+    service = reasoning_layer(telling(REVIEW))
+    with following(project) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        service.stop()
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith("disconnected: ")
+        process.terminate()
+        out, err = process.communicate(timeout=DEADLINE)
+    assert (process.returncode, out, err) == (0, "ended\n", "")
+
+
+def test_django_command_ends_while_it_connects(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:  # which never answers
+        monkeypatch.setenv("REASONING_LAYER_URL", f"http://127.0.0.1:{listener.getsockname()[1]}")
+        monkeypatch.setenv("REASONING_LAYER_TENANT_ID", "tenant")
+        with following(project) as process, listener.accept()[0]:
+            wait_until_it_waits(process.pid)
+            process.terminate()
+            out, err = process.communicate(timeout=DEADLINE)
+    assert (process.returncode, out, err) == (0, "", "")
+
+
+def test_django_command_fails_when_it_is_refused(
+    reasoning_layer: Callable[..., AgentService], project: Path
+) -> None:
+    reasoning_layer(telling(), tokens=set())
+    with following(project) as process:
+        out, err = process.communicate(timeout=DEADLINE)
+    assert (process.returncode, out) == (1, "")
+    assert err == f"CommandError: {AGENT}: 401 Unauthorized: not with ***\n"
+
+
+# -- websocket_notebook.ipynb ----------------------------------------------------------------------
+
+
+def test_websocket_notebook() -> None:
+    is_stopped = threading.Event()
+
+    def first(connection: Any) -> None:
+        assert json.loads(connection.recv()) == {"subscribe": "ticks"}
+        telling({"n": 0}, {"n": 1}, {"n": 2}, then="no")(connection)
+        assert is_stopped.wait(DEADLINE)
+        telling({"n": 3}, then="cut")(connection)
+
+    def second(connection: Any) -> None:
+        assert json.loads(connection.recv()) == {"subscribe": "ticks"}
+        telling({"n": 10})(connection)
+
+    def has_come(printed: str) -> bool:
+        return "{'n': 2}" in printed
+
+    notebook = nbformat.read(EXAMPLES / "websocket_notebook.ipynb", as_version=4)
+    nbformat.validate(notebook)
+    kernel, shown = Kernel(), {}
+    try:
+        with AgentService(first, second) as service:
+            kernel.run(
+                f"import os; os.environ['WEBSOCKET_URL'] = '{service.ws_url}/ticks?t=secret'"
+            )
+            for cell in notebook.cells:
+                if cell.cell_type == "code":
+                    stop = has_come if cell.id == "loop" else None
+                    *outputs, reply = kernel.run(cell.source, interrupt=stop)
+                    if stop:
+                        is_stopped.set()
+                    texts = [
+                        o.get("text") or o.get("data", {}).get("text/plain", "") for o in outputs
+                    ]
+                    shown[cell.id] = "".join(texts)
+                    assert reply["status"] == ("error" if stop else "ok")
+                    assert reply.get("ename") == ("KeyboardInterrupt" if stop else None)
+            service.wait_until_left()
+    finally:
+        kernel.stop()
+    assert shown == {
+        "connect": "",
+        "next": "{'n': 0}",
+        "loop": "{'n': 1}\n{'n': 2}\n",
+        "go-on": "{'n': 3}",
+        "stats": shown["stats"],
+        "events": "messages may be missing here: the connection ended without a close\n"
+        "connected again\n{'n': 10}\n",
+        "timeout": "no message in time\n",
+        "close": f"<WebSocketConnection CLOSED {service.ws_url}/ticks queued=0>",
+    }
+    assert shown["stats"].startswith("WebSocketStats(received=4, ")
