@@ -27,12 +27,14 @@ def shown(value: Any) -> str:
     return repr(value)
 
 
-def check_seconds(name: str, value: Any) -> None:
-    """Let a timeout pass if it is a positive number of seconds or ``None``.
+def check_seconds(name: str, value: Any, *, or_zero: bool = False) -> None:
+    """Let a timeout pass if it is a positive number of seconds, zero where allowed, or ``None``.
 
     Raises:
-        ConfigurationError: It is neither, or more than the system can wait.
+        ConfigurationError: It is none of these, or more than the system can wait.
     """
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if value is not None and not (number and 0 < value <= threading.TIMEOUT_MAX):
-        raise ConfigurationError(f"{name} must be > 0 seconds or None, got {shown(value)}")
+    usable = number and 0 <= value <= threading.TIMEOUT_MAX and (value > 0 or or_zero)
+    if value is not None and not usable:
+        least = ">= 0" if or_zero else "> 0"
+        raise ConfigurationError(f"{name} must be {least} seconds or None, got {shown(value)}")

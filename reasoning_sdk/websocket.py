@@ -319,6 +319,7 @@ class WebSocketConnection:
             ConcurrencyError: Another thread waits for messages.
             StateError: A fork has made this process; the connection is not its own.
         """
+        check_seconds("timeout", timeout, or_zero=True)
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             try:
@@ -380,7 +381,8 @@ class WebSocketConnection:
         Args:
             value: What the codec takes: with ``"json"`` whatever can be JSON, with ``"raw"`` a str,
                 sent as text, or bytes.
-            timeout: Seconds until it has to be on its way; ``None`` is ``send_timeout``.
+            timeout: Seconds until it has to be on its way; ``None`` is ``send_timeout``, 0 is do
+                not wait.
 
         Raises:
             InvalidEventError: The value cannot be sent.
@@ -389,7 +391,7 @@ class WebSocketConnection:
                 is dropped, and made again.
             ConnectionLostError: The connection broke: nobody knows whether it has arrived.
         """
-        check_seconds("timeout", timeout)
+        check_seconds("timeout", timeout, or_zero=True)
         message = self._codec.encode(value)
         try:
             self._link.send(message, self._link.send_timeout if timeout is None else timeout)
@@ -407,6 +409,7 @@ class WebSocketConnection:
         """
         self._is_closed = True
         self._messages = iter(())
+        check_seconds("timeout", timeout, or_zero=True)
         self._link.close(self._link.close_timeout if timeout is None else timeout)
 
     # -- what it tells of itself -------------------------------------------------------------------

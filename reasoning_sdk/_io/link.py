@@ -31,7 +31,6 @@ from reasoning_sdk.errors import (
     ConnectionLostError,
     ForbiddenCloseError,
     IdleTimeoutError,
-    InvalidEventError,
     ProtocolError,
     ReasoningError,
     RequestTimeoutError,
@@ -201,18 +200,13 @@ class Link:
             raise StateError("not connected now: it was lost, and is being made again")
         if len(data) < _WORTH_COMPRESSING:
             deflate = None
-        try:
-            frame = data_frame(data, _mask(), deflate=deflate)
-        except UnicodeEncodeError as exc:
-            raise InvalidEventError("$ cannot be sent: a lone surrogate") from exc
+        frame = data_frame(data, _mask(), deflate=deflate)
         try:
             wire.send(frame, timeout)
         except ConnectionLostError as exc:
             if self._is_closing():
                 raise StateError("the connection was closed") from exc
             raise
-        if self._is_closing():  # it may have gone behind our close, where nobody reads it
-            raise StateError("the connection was closed")
         with self._lock:
             self.sent += 1
 
@@ -271,7 +265,7 @@ class Link:
             self._closing_until = time.monotonic() + timeout
             wire = self._wire
             if wire is not None:
-                wire.send_control(close_frame(code, "", _mask()))
+                wire.send_close(close_frame(code, "", _mask()))
         dialing, ending = self._dialing, self._ending
         if dialing is not None:
             dialing.abort()
@@ -528,7 +522,7 @@ class Link:
         """
         self._ending = wire
         try:
-            wire.send_control(close_frame(code, "", _mask()))
+            wire.send_close(close_frame(code, "", _mask()))
             until = time.monotonic() + min(_FAREWELL, self._settings.close_timeout)
             with suppress(OSError):
                 while (seconds := until - time.monotonic()) > 0:
@@ -553,6 +547,7 @@ class Link:
     def _free(self) -> None:
         wire, self._wire = self._wire, None
         if wire is not None:
+            wire.send_close(close_frame(_NORMAL, "", _mask()))
             wire.free()
 
     def _put(self, item: Connected | Disconnected | ReasoningError) -> None:

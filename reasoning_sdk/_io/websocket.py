@@ -133,7 +133,10 @@ def _not_connected(error: BaseException, where: str, hide: Hide) -> ReasoningErr
     told = translate(error, where, hide)
     if isinstance(told, (ConnectError, ProtocolError, ConfigurationError)):
         return told
-    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    if isinstance(error, ssl.SSLError) and error.reason:
+        reason = error.reason.replace("_", " ")
+    else:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return ConnectError(hide(f"cannot connect to {where}: {reason.lower()}"))
 
 
@@ -225,6 +228,11 @@ class _Refused(Exception):  # noqa: N818  # never leaves this module
         with suppress(OSError, http.client.HTTPException), dialing.within(_BODY_SECONDS):
             while len(body) < _MAX_BODY and (part := answer.read1(_MAX_BODY)):
                 body += part
+        if 200 <= answer.status < 300:
+            shown = beginning(hide(body.decode("utf-8", "replace")))
+            return ProtocolError(
+                f"the answer is no WebSocket handshake: status {answer.status}, body {shown}"
+            )
         headers = {name.lower(): value for name, value in answer.getheaders()}
         return status_error(answer.status, headers, body, hide, SYSTEM_CLOCK.time())
 
@@ -347,7 +355,7 @@ class Wire:
         self._ahead = ahead
         self._pid = os.getpid()
         self._patience = -1.0  # the timeout that the reading socket has
-        self._is_cut = self._is_free = False
+        self._is_ending = self._is_cut = self._is_free = False
         self._writing = threading.Lock()
         self._controls: deque[bytes] = deque(maxlen=_MOST_CONTROLS)
         self._begun: bytes | memoryview = b""  # what is left of what the kernel has taken a part of
@@ -396,6 +404,8 @@ class Wire:
             if self._is_cut:
                 raise ConnectionLostError("the connection was lost")
             self._drain(deadline)
+            if self._is_ending:
+                raise ConnectionLostError("the connection is being closed")
             self._send_frame(frame, deadline)
         except TimeoutError as exc:
             raise RequestTimeoutError(str(exc)) from exc
@@ -411,16 +421,17 @@ class Wire:
         self._controls.append(frame)
         self._send_what_is_left()
 
+    def send_close(self, frame: bytes) -> None:
+        """Have a Close frame sent likewise. No message follows it, and no second one."""
+        if not self._is_ending:
+            self._is_ending = True
+            self.send_control(frame)
+
     def wait_for_who_writes(self, deadline: float) -> None:
         """Have what is left sent by then, though another thread is writing."""
         if self._writing.acquire(timeout=max(deadline - time.monotonic(), 0.0)):
             self._release()
             self._send_what_is_left()
-
-    def end_writing(self) -> None:
-        """Tell the other side that no more will come."""
-        with suppress(OSError):
-            self._pipe.sock.shutdown(socket.SHUT_WR)
 
     def cut(self) -> None:
         """Wake whoever waits: nothing more will come or go."""

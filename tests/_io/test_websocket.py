@@ -564,11 +564,17 @@ def test_an_end_before_the_request_is_a_lost_connection(serve: Serve) -> None:
 # -- a refusal ---------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("status", [200, 204])
+def test_success_without_a_handshake_is_no_success(serve: Serve, status: int) -> None:
+    answer = b"HTTP/1.1 %d x\r\nContent-Length: 5\r\n\r\nhello" % status
+    error = refused(serve, answering(answer))
+    assert type(error) is ProtocolError
+    assert f"no WebSocket handshake: status {status}" in str(error)
+
+
 @pytest.mark.parametrize(
     ("status", "kind"),
     [
-        (200, APIStatusError),
-        (204, APIStatusError),
         (301, APIStatusError),
         (302, APIStatusError),
         (400, BadRequestError),
@@ -1386,16 +1392,36 @@ def test_what_was_cut_takes_control_frames_and_sends_none(
     assert peer.recv() == b""
 
 
-def test_the_other_side_is_told_that_no_more_will_come(make: Callable[..., Made]) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_message_and_no_second_close_follows_a_close(
+    make: Callable[..., Made], kind: str
+) -> None:
+    wire, peer = make(kind)
+    wire.send_close(b"bye")
+    wire.send_close(b"once more")
+    with pytest.raises(ConnectionLostError, match="the connection is being closed"):
+        wire.send(b"message", 1.0)
+    wire.send_control(b"pong")
+    received = b""
+    while len(received) < 7:
+        received += peer.recv()
+    assert received == b"byepong"
+
+
+def test_a_message_that_waits_for_its_turn_does_not_follow_a_close(
+    make: Callable[..., Made],
+) -> None:
     wire, peer = make()
-    wire.send_control(b"bye")
-    wire.end_writing()
-    assert peer.recv() == b"bye"
-    assert peer.recv() == b""
-    peer.sendall(b"bye")
-    assert receive(wire) == b"bye"
-    wire.free()
-    wire.end_writing()
+    sender = InThread(lambda: wire.send(bytes(10_000_000), 20.0))
+    wait_until(wire._writing.locked)
+    other = InThread(lambda: wire.send(b"message", 20.0))
+    wire.send_close(b"bye")
+    received = b""
+    while len(received) < 10_000_003:
+        received += peer.recv()
+    assert received[-3:] == b"bye"
+    assert sender.raises() is None
+    assert isinstance(other.raises(), ConnectionLostError)
 
 
 # -- the end of a wire -------------------------------------------------------------------------
