@@ -3,19 +3,24 @@
 #   PYTEST_ARGS  further arguments for pytest (tests, matrix)
 #   MATRIX       the versions for the matrix
 #   BENCH_ARGS   further arguments for the benchmarks; --write puts their table into the docs
+#   CASES        the cases of the Autobahn test suite, as "1.* 2.*"; all without
+#   PYTHON2      the Python 2.7 for that suite; looked for without
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
 MATRIX ?= 3.10 3.11 3.12 3.13
 BENCH_ARGS ?=
+CASES ?=
+PYTHON2 ?=
 
 VENV := .venv
 RUN := $(VENV)/bin/python
 DEV := $(VENV)/.stamp-dev
 CLI := $(VENV)/.stamp-cli
 PEERS := $(VENV)/.stamp-peers
+AUTOBAHN := .autobahn/.stamp
 
-.PHONY: help style format types tests coverage docs examples check matrix demo build bench clean
+.PHONY: help style format types tests coverage docs examples check matrix demo build bench autobahn clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -61,10 +66,13 @@ build: $(DEV)  ## sdist and wheel, each tried in an empty environment
 bench: $(PEERS)  ## what the library costs beside others of its kind
 	@$(RUN) -m benchmarks $(BENCH_ARGS)
 
-clean:  ## remove what the targets made, .venv and .node apart
+autobahn: $(DEV) $(AUTOBAHN)  ## the Autobahn test suite for WebSockets
+	@set -f; $(RUN) tests/autobahn/run.py .autobahn $(CASES)
+
+clean:  ## remove what the targets made, .venv, .node and .autobahn apart
 	rm -rf build dist docs/_build .matrix .coverage .coverage.* *.egg-info
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	find . -name __pycache__ -not -path './.venv/*' -not -path './.node/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -not -path './.venv/*' -not -path './.node/*' -not -path './.autobahn/*' -prune -exec rm -rf {} +
 
 # The dev environment is one for the demo too; the demo's own is smaller, and grows into the other.
 
@@ -83,4 +91,8 @@ $(CLI): setup.cfg
 $(PEERS): setup.cfg $(DEV)
 	@echo "installing reasoning_sdk[benchmarks] into $(VENV)"
 	@$(RUN) -m pip install -qq --editable '.[benchmarks]'
+	@touch $@
+
+$(AUTOBAHN): tests/autobahn/install $(DEV)
+	@PYTHON2='$(PYTHON2)' tests/autobahn/install $(RUN) .autobahn
 	@touch $@
