@@ -214,6 +214,12 @@ class Dialing(Exchange):
         super().abort()
         self._signal.give()
 
+    def forget(self) -> None:
+        """In a forked child: close its copy of the socket. No lock can be trusted there."""
+        sock, self._socket = self._socket, None
+        if sock is not None:
+            sock.close()
+
     def connect(self, where: Route) -> Pipe:
         """Make the connection.
 

@@ -177,6 +177,7 @@ class Link:
         try:
             self._use(self._dial())
             self._call_on_open()
+            self.check_process()  # the callback may have forked
             self._put(Connected(attempt=0))
             if not (self._closing_until or self._thread.wake()):
                 raise StateError("no thread can be started to read the connection")
@@ -562,7 +563,9 @@ class Link:
         for wire in (self._wire, self._ending):
             if wire is not None:
                 wire.free()
-        self._wire = self._ending = None
+        if self._dialing is not None:
+            self._dialing.forget()
+        self._wire = self._ending = self._dialing = None
         self._lock = threading.RLock()  # a thread that is not here may have held it
         while (batch := self._inbox.first()) is not None:  # some of it may be in hand
             deque(batch.items, maxlen=0)

@@ -357,6 +357,7 @@ class Wire:
         self._patience = -1.0  # the timeout that the reading socket has
         self._is_ending = self._is_cut = self._is_free = False
         self._writing = threading.Lock()
+        self._writer: int | None = None  # the thread that sends a message
         self._controls: deque[bytes] = deque(maxlen=_MOST_CONTROLS)
         self._begun: bytes | memoryview = b""  # what is left of what the kernel has taken a part of
 
@@ -395,25 +396,21 @@ class Wire:
 
         Raises:
             RequestTimeoutError: It could not be sent in so many seconds.
-            ConnectionLostError: The connection has broken.
+            ConnectionLostError: The connection has broken, or is being closed.
         """
-        deadline = time.monotonic() + timeout
-        if not self._writing.acquire(timeout=min(max(timeout, 0.0), threading.TIMEOUT_MAX)):
-            raise RequestTimeoutError("other messages are still being sent")
         try:
-            if self._is_cut:
-                raise ConnectionLostError("the connection was lost")
-            self._drain(deadline)
-            if self._is_ending:
-                raise ConnectionLostError("the connection is being closed")
-            self._send_frame(frame, deadline)
+            self._send_in_turn(frame, time.monotonic() + timeout)
         except TimeoutError as exc:
             raise RequestTimeoutError(str(exc)) from exc
         except OSError as exc:
             reason = (exc.strerror or str(exc)).lower()
             raise ConnectionLostError(f"the connection was lost: {reason}") from exc
-        finally:
-            self._release()
+        except Exception:
+            raise
+        except BaseException:  # Ctrl-C may come between two steps that belong together
+            if self._writing.locked() and self._writer in (None, threading.get_ident()):
+                self.cut()
+            raise
         self._send_what_is_left()
 
     def send_control(self, frame: bytes) -> None:
@@ -462,6 +459,22 @@ class Wire:
         if not (self._controls or self._begun or (layers and layers[-1].has_to_send)):
             return False
         return not (self._writing.locked() or self._is_cut)
+
+    def _send_in_turn(self, frame: bytes, deadline: float) -> None:
+        seconds = max(deadline - time.monotonic(), 0.0)
+        if not self._writing.acquire(timeout=min(seconds, threading.TIMEOUT_MAX)):
+            raise TimeoutError("other messages are still being sent")
+        try:
+            self._writer = threading.get_ident()
+            if self._is_cut:
+                raise ConnectionLostError("the connection was lost")
+            self._drain(deadline)
+            if self._is_ending:
+                raise ConnectionLostError("the connection is being closed")
+            self._send_frame(frame, deadline)
+        finally:
+            self._writer = None
+            self._release()
 
     def _wait_at_most(self, timeout: float) -> None:
         """Have the socket wait no longer than this, and perhaps less.
