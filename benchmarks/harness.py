@@ -42,6 +42,8 @@ PACKAGES = [
     "posthog",
     "langfuse",
     "sentry-sdk",
+    "websocket-client",
+    "websockets",
     "msgspec",
     "requests",
     "urllib3",

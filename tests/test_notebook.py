@@ -54,8 +54,10 @@ class Kernel:
             if interrupt is not None and interrupt(printed):
                 interrupt = None
                 interrupt_when_waiting(self._manager.provisioner.pid)
-        outputs.append(self._client.get_shell_msg(timeout=DEADLINE)["content"])
-        return outputs
+        reply: dict[str, Any] = {}  # the start of the kernel may have left another
+        while reply.get("parent_header", {}).get("msg_id") != request:
+            reply = self._client.get_shell_msg(timeout=DEADLINE)
+        return [*outputs, reply["content"]]
 
     def show(self, code: str) -> dict[str, str]:
         """Runs a cell: what it displays, by MIME type."""
