@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import harness, viewer
+from benchmarks import harness, viewer, websocket
+from reasoning_sdk.errors import ConnectionLostError
+from reasoning_sdk.events import Disconnected, Message
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -67,6 +69,30 @@ def test_the_server_says_which_event_is_wrong():
     right, verdict = viewer._judge(posts(0, model="gpt-4"))
     assert right == 0
     assert verdict.startswith("wrong: ")
+
+
+def numbered(*numbers):
+    """Messages of these numbers, and for each ``None`` a gap."""
+    lost = Disconnected(error=ConnectionLostError("lost"), close_code=None)
+    return [lost if number is None else Message(data=number, received_at=0.0) for number in numbers]
+
+
+@pytest.mark.parametrize(
+    ("events", "wrong"),
+    [
+        (numbered(0, 1, 2), 0),
+        (numbered(0, None, 5, 6), 0),
+        (numbered(0, 1, None, None, 2), 0),
+        (numbered(0, 3), 2),
+        (numbered(1, 2), 1),
+        (numbered(0, None, 4, 6), 1),
+        (numbered(0, 1, 1, 2), 1),
+        (numbered(0, 1, None, 1, 2), 1),
+        (numbered(0, 2, 1), 2),
+    ],
+)
+def test_what_is_lost_or_doubled_without_a_mark_is_counted(events, wrong):
+    assert websocket.wrong_in(events) == wrong
 
 
 def lose(_):

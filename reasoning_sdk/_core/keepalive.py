@@ -75,10 +75,12 @@ class Keepalive:
 
     def next_at(self) -> float:
         """The monotonic time of what is due next, infinite when nothing is."""
-        ping_at = _INFINITE
-        if self._interval is not None and not self._is_open:
-            ping_at = self._ping_at + self._interval
-        return min(ping_at, self._silence_ends_at(), self._idleness_ends_at())
+        due_at = _INFINITE
+        if self._is_open:
+            due_at = self._silence_ends_at()
+        elif self._interval is not None:
+            due_at = self._ping_at + self._interval
+        return due_at if self._idle_timeout is None else min(due_at, self._idleness_ends_at())
 
     def _payload(self) -> bytes:
         return b"%d" % self._number

@@ -101,7 +101,7 @@ class Pipe(NamedTuple):
 
     def receive(self, size: int) -> bytes | None:
         """What comes next, in clear: none at the end, ``None`` if it is not whole yet."""
-        if self._has_ended():
+        if self.layers and self._has_ended():
             return b""
         data = received = self.sock.recv(size)
         for layer in self.layers:

@@ -195,7 +195,7 @@ class Link:
         """
         self.check_process()
         wire, deflate = self._wire, self._deflate
-        if self.state is ConnectionState.CLOSED:
+        if self._is_over or self._is_closing():
             raise StateError("the connection is closed")
         if wire is None:
             raise StateError("not connected now: it was lost, and is being made again")
@@ -432,7 +432,7 @@ class Link:
                 self.received_bytes += size
             self._has_news = True
         self._taken = parser.taken
-        closed = self._answer(parser.take_controls(), keepalive)
+        closed = self._answer(parser.take_controls(), keepalive) if parser.controls else None
         if closed is not None:
             return self._closed_by(closed)
         if parser.failure is not None:
