@@ -15,7 +15,7 @@ from reasoning_sdk._core.inbox import OVERFLOWS, Batch
 from reasoning_sdk._core.reconnect import ConnectionState
 from reasoning_sdk._io.http import check_headers
 from reasoning_sdk._io.link import Link, LinkSettings
-from reasoning_sdk._io.translate import beginning
+from reasoning_sdk._io.translate import Hide, beginning
 from reasoning_sdk._io.websocket import check_websocket_url
 from reasoning_sdk.arguments import check_kind, check_seconds, shown
 from reasoning_sdk.encoding import encode_json, json_parser
@@ -153,7 +153,8 @@ class WebSocketConnection:
 
         The callbacks run in the thread that connects: this one at first, then the background
         thread, which reads nothing meanwhile. What they raise ends the connection for good, with
-        that as its error; an error of this library from ``on_connect`` is a failed attempt.
+        that as its error; but an error of this library from ``on_connect``, and whatever ``url``
+        and ``headers`` raise when it connects again, is a failed attempt.
 
         Args:
             url: The address, ``ws`` or ``wss``, or a callable that gives it for each attempt.
@@ -206,7 +207,7 @@ class WebSocketConnection:
             ("send_timeout", send_timeout),
             ("close_timeout", close_timeout),
         ):
-            check_seconds(name, seconds)
+            check_seconds(name, seconds, or_zero=name in ("send_timeout", "close_timeout"))
         for name, count in (
             ("max_size", max_size),
             ("max_queue", max_queue),
@@ -298,7 +299,7 @@ class WebSocketConnection:
                 for message in self._messages:
                     return message
             except ValueError as exc:
-                raise _unreadable(exc) from exc
+                raise _unreadable(exc, self._link.hide) from exc
             batch = self._next_batch(None)
             if batch is None:
                 raise StopIteration
@@ -326,7 +327,7 @@ class WebSocketConnection:
                 for message in self._messages:
                     return message
             except ValueError as exc:
-                raise _unreadable(exc) from exc
+                raise _unreadable(exc, self._link.hide) from exc
             batch = self._next_batch(deadline, raises=False)
             if batch is None:
                 return None
@@ -392,7 +393,10 @@ class WebSocketConnection:
             ConnectionLostError: The connection broke: nobody knows whether it has arrived.
         """
         check_seconds("timeout", timeout, or_zero=True)
-        message = self._codec.encode(value)
+        message: Any = self._codec.encode(value)
+        if not isinstance(message, (str, bytes)):
+            kind = type(message).__name__
+            raise InvalidEventError(f"$ cannot be sent: the codec has made a {kind} of it")
         try:
             self._link.send(message, self._link.send_timeout if timeout is None else timeout)
         except UnicodeEncodeError as exc:
@@ -407,9 +411,9 @@ class WebSocketConnection:
             timeout: Seconds to wait for the server's answer; ``None`` is ``close_timeout``, 0 is do
                 not wait.
         """
+        check_seconds("timeout", timeout, or_zero=True)
         self._is_closed = True
         self._messages = iter(())
-        check_seconds("timeout", timeout, or_zero=True)
         self._link.close(self._link.close_timeout if timeout is None else timeout)
 
     # -- what it tells of itself -------------------------------------------------------------------
@@ -477,13 +481,17 @@ class _Events:
         try:
             data = self._connection._codec.decode(message)
         except ValueError as exc:
-            raise _unreadable(exc) from exc
+            raise _unreadable(exc, self._connection._link.hide) from exc
         return Message(data=data, received_at=received_at)
 
 
-def _unreadable(error: ValueError) -> ProtocolError:
+def _unreadable(error: ValueError, hide: Hide) -> ProtocolError:
+    hide.inside(error)
     document = getattr(error, "doc", None)
-    said = f": {beginning(document)}" if isinstance(document, (str, bytes)) else ""
+    said = ""
+    if isinstance(document, (str, bytes)):
+        said = f": {beginning(document)}"
+        error.doc = ""  # type: ignore[attr-defined]  # all of the message, which may be large
     return ProtocolError(f"a message cannot be read: {error}{said}")
 
 
@@ -500,13 +508,16 @@ def _check_count(name: str, value: Any) -> None:
 def _checked_subprotocols(names: Iterable[str] | None) -> tuple[str, ...]:
     if names is None:
         return ()
-    if isinstance(names, str):
-        raise ConfigurationError("subprotocols must be a list of names, got a str")
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        kind = type(names).__name__
+        raise ConfigurationError(f"subprotocols must be a list of names, got a {kind}")
     subprotocols = tuple(names)
     for name in subprotocols:
         check_kind("a subprotocol", name, (str,), "a str")
-        if not (name and _TOKEN_CHARACTERS.issuperset(name)):
-            raise ConfigurationError(f"{name!r} cannot be the name of a subprotocol")
+        if not (name and _TOKEN_CHARACTERS.issuperset(name)):  # it may be a token, and is not shown
+            raise ConfigurationError("a subprotocol has characters that HTTP does not allow there")
+    if len(set(subprotocols)) < len(subprotocols):
+        raise ConfigurationError("a subprotocol is offered twice")
     return subprotocols
 
 

@@ -13,6 +13,7 @@ import ssl
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,7 +21,7 @@ import attrs
 import pytest
 
 import reasoning_sdk as r
-from reasoning_sdk.websocket import ConnectionState, WebSocketStats
+from reasoning_sdk.websocket import _JSON, ConnectionState, WebSocketStats
 from tests.support.fault_proxy import FaultProxy
 from tests.support.threads import InThread
 from tests.support.websocket_peer import WebSocketPeer
@@ -94,8 +95,8 @@ def kinds(events: list[Any]) -> list[str]:
         ({"ping_interval": -1}, "ping_interval must be > 0"),
         ({"ping_timeout": "1"}, "ping_timeout must be > 0"),
         ({"idle_timeout": float("nan")}, "idle_timeout must be > 0"),
-        ({"send_timeout": True}, "send_timeout must be > 0"),
-        ({"close_timeout": 0}, "close_timeout must be > 0"),
+        ({"send_timeout": True}, "send_timeout must be >= 0"),
+        ({"close_timeout": -1}, "close_timeout must be >= 0"),
         ({"max_size": 0}, "max_size must be a whole number > 0"),
         ({"max_queue": 1.5}, "max_queue must be a whole number > 0"),
         ({"max_queue_bytes": -1}, "max_queue_bytes must be a whole number > 0"),
@@ -104,7 +105,9 @@ def kinds(events: list[Any]) -> list[str]:
         ({"proxy": "socks5://h:1"}, "proxy must be an http or https URL"),
         ({"ssl_context": True}, "ssl_context must be an SSLContext"),
         ({"subprotocols": "p"}, "subprotocols must be a list"),
-        ({"subprotocols": ["a b"]}, "cannot be the name of a subprotocol"),
+        ({"subprotocols": ["a b"]}, "characters that HTTP does not allow"),
+        ({"subprotocols": ["a", "a"]}, "offered twice"),
+        ({"subprotocols": 5}, "must be a list of names, got a int"),
         ({"codec": "xml"}, "codec must be one of json, raw"),
         ({"codec": 5}, "codec must have a method"),
     ],
@@ -295,6 +298,57 @@ def test_after_a_close_nothing_that_waits_is_delivered(connect: Connect, how: st
     connection.close()
     assert connection.next_message() is None
     assert list(connection) == list(events) == []
+
+
+@pytest.mark.parametrize("timeout", [-1, float("nan"), "1", True])
+def test_a_close_that_is_refused_changes_nothing(connect: Connect, timeout: Any) -> None:
+    connection = connect("/count?n=10")
+    assert next(connection)["n"] == 0
+    with pytest.raises(r.ConfigurationError, match="timeout must be >= 0 seconds"):
+        connection.close(timeout)
+    assert connection.state is ConnectionState.OPEN
+    assert numbers(take(connection, 9)) == list(range(1, 10))
+
+
+SECRET = "s3cr3t-t0ken"
+
+
+def test_no_credential_that_the_server_repeats_is_told(
+    connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", "reasoning_sdk")
+    headers = {"Authorization": f"Bearer {SECRET}"}
+    connection = connect(f"/close?code=4001&reason=no+{SECRET}", headers=headers)
+    with pytest.raises(r.UnauthenticatedCloseError) as caught:
+        next(connection)
+    told = [*traceback.format_exception(caught.value), caplog.text, repr(connection.error)]
+    connection = connect("/echo", headers=headers, codec="raw")
+    connection.send(f"bad token {SECRET}")
+    connection._codec = _JSON()
+    with pytest.raises(r.ProtocolError, match="a message cannot be read") as unreadable:
+        next(connection)
+    told += [*traceback.format_exception(unreadable.value), str(vars(unreadable.value.__cause__))]
+    assert SECRET not in "".join(told)
+
+
+def test_no_query_is_told_of_a_url_that_cannot_work() -> None:
+    for url in (f"https://host/ws?token={SECRET}", f"ws://host:x/?token={SECRET}"):
+        with pytest.raises(r.ConfigurationError, match="url must be a ws or wss URL") as caught:
+            r.WebSocketConnection.connect(url)
+        assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("bad", ["", None, "wss://user:pass@host/"])
+def test_a_url_that_cannot_work_when_it_connects_again_is_told_and_not_shown(
+    fault_proxy: FaultProxy, connect: Connect, bad: Any
+) -> None:
+    urls = iter([fault_proxy.url + "/echo"])
+    connection = connect(lambda: next(urls, bad))
+    fault_proxy.reset()
+    with pytest.raises(r.ConfigurationError):
+        next(connection)
+    assert "/echo" in repr(connection)
+    assert "pass" not in repr(connection)
 
 
 def test_a_close_ends_the_iteration_it_is_called_in(connect: Connect) -> None:
@@ -1033,6 +1087,20 @@ def test_a_message_that_is_too_large_ends_it_for_good(
         assert (stats.opened, stats.close_code) == (1, 1009)
 
 
+def test_when_the_error_of_the_end_is_given_it_has_ended(
+    fault_proxy: FaultProxy, connect: Connect
+) -> None:
+    connection = connect(fault_proxy.url + "/echo", max_size=1000)
+    connection.send("x" * 100_000)
+    fault_proxy.stall(upstream=True, downstream=False)  # no answer comes to our close
+    with within(0.5):
+        with pytest.raises(r.ProtocolError) as caught:
+            next(connection)
+        assert connection.state is CLOSED
+        assert connection.error is caught.value
+        assert connection.next_message(timeout=1.0) is None
+
+
 def test_no_size_is_too_large_without_a_limit(connect: Connect) -> None:
     connection = connect("/count?n=1&size=20000000", max_size=None)
     assert len(next(connection)["pad"]) == 20_000_000
@@ -1087,18 +1155,28 @@ def test_a_full_queue_pauses_and_loses_nothing(connect: Connect) -> None:
     assert connection.stats.reconnects == 0
 
 
-def test_a_long_pause_keeps_no_thread(connect: Connect) -> None:
+def test_after_a_long_pause_it_can_be_read_and_closed(connect: Connect) -> None:
     path = "/count?n=20000&size=100&compression=off"
     for how in ("read", "close"):
         connection = connect(path, max_queue_bytes=100_000)
-        connection._link._thread.linger = 0.01
         until_it_pauses(connection)
-        wait_until(lambda connection=connection: not connection._link._thread.runs)
+        let_pass(0.5)
         if how == "read":
             assert numbers(take(connection, 20_000)) == list(range(20_000))
         else:
             with within(0.5):
                 connection.close()
+
+
+def test_a_pause_ends_when_the_last_message_was_taken(
+    fault_proxy: FaultProxy, connect: Connect
+) -> None:
+    connection = connect(fault_proxy.url + "/echo", max_queue_bytes=10)
+    connection.send("a message that fills the queue")
+    until_it_pauses(connection)
+    assert connection.next_message().endswith("fills the queue")
+    fault_proxy.reset()
+    wait_until(lambda: connection.state is not ConnectionState.OPEN)  # though nobody asks for more
 
 
 def test_pings_are_answered_until_the_queue_is_full(connect: Connect) -> None:
@@ -1124,6 +1202,13 @@ def test_no_bound_is_no_bound(connect: Connect) -> None:
     connection = connect("/count?n=20000&size=100", max_queue_bytes=None)
     wait_until(lambda: connection.stats.received == 20_000)
     assert numbers(take(connection, 20_000)) == list(range(20_000))
+
+
+@pytest.mark.parametrize("path", ["/count?n=50&size=20", "/count?n=50&size=20&fragments=5"])
+def test_the_bytes_of_the_messages_are_counted(connect: Connect, path: str) -> None:
+    connection = connect(path, codec="raw", compression=False)
+    messages = take(connection, 50)
+    assert connection.stats.received_bytes == sum(map(len, messages))
 
 
 @pytest.mark.parametrize("overflow", ["drop_oldest", "drop_newest"])

@@ -105,7 +105,7 @@ class FrameParser:
     Attributes:
         controls: The control frames that have arrived, in order, until they are taken out.
         failure: How the server broke the protocol, else ``None``.
-        taken: How many bytes the messages given so far were, some of them with their headers.
+        taken: How many bytes the messages given so far were, inflated.
     """
 
     def __init__(self, *, max_size: int | None, inflater: "Inflater | None" = None) -> None:
@@ -164,7 +164,7 @@ class FrameParser:
 
     def _read_plain(self, data: bytes, at: int, messages: list[str | bytes]) -> int:
         """Read plain text messages, up to the first frame that is anything else."""
-        begin, size = at, len(data)
+        begin, size, heads = at, len(data), 0
         max_plain, last_short_head = self._max_plain, self._last_short_head
         read_head, add = _read_head, messages.append
         try:
@@ -183,11 +183,12 @@ class FrameParser:
                 if stop > size:
                     break
                 add(data[start:stop].decode())
+                heads += start - at
                 at = stop
         except UnicodeDecodeError:
             raise _not_utf8("a text message") from None
         finally:
-            self.taken += at - begin
+            self.taken += at - begin - heads
         return at
 
     def _read_frame(self, data: bytes, at: int, messages: list[str | bytes]) -> int:

@@ -69,8 +69,10 @@ class Inbox:
     @property
     def is_full(self) -> bool:
         """Whether no more is to be received for now."""
-        full = self._max_size is not None and self.size >= self._max_size
-        return full and self._overflow == "block"
+        if self._max_size is None or self._overflow != "block" or self.size < self._max_size:
+            return False
+        self._forget_what_was_taken()
+        return self.size >= self._max_size
 
     def put(self, messages: list[Any], size: int, received_at: float) -> None:
         """Add messages that have come together.

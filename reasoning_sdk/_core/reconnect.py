@@ -106,6 +106,7 @@ class Reconnection:
         self._retries: Retries | None = None  # since the last connection that has worked
         self._opened_at = 0.0
         self._may_refresh = True  # whether a 401 is worth another try, with fresh credentials
+        self._refreshes = 0  # such attempts, which the policy does not count
 
     def opened(self, now: float) -> None:
         """There is a connection.
@@ -122,8 +123,7 @@ class Reconnection:
     def message(self) -> None:
         """A message has come through this connection: it works, and the count starts again."""
         if self.state is ConnectionState.OPEN:
-            self._retries = None
-            self.attempts = 0
+            self._forget_attempts()
 
     def lost(
         self,
@@ -184,16 +184,22 @@ class Reconnection:
         self, error: ReasoningError, now: float, retry_after: float | None
     ) -> float | None:
         if self.state is ConnectionState.OPEN and now - self._opened_at >= _LONG_ENOUGH:
-            self._retries = None
+            self._forget_attempts()
         if self._retries is None:
             self._retries = Retries(self._retry, now)
-        self.attempts = self._retries.attempts  # all that were granted have failed by now
+        # All that were granted have failed by now.
+        self.attempts = self._retries.attempts + self._refreshes
         if _is_unauthorized(error) and self._may_refresh:
             self._may_refresh = False
-            retry_after = 0.0
-        elif retry_after is None and isinstance(error, APIStatusError):
+            self._refreshes += 1
+            return 0.0
+        if retry_after is None and isinstance(error, APIStatusError):
             retry_after = error.retry_after
         return self._retries.next_delay(now, retry_after)
+
+    def _forget_attempts(self) -> None:
+        self._retries = None
+        self._refreshes = self.attempts = 0
 
     def _used_up(self, error: ReasoningError) -> ConnectionLostError:
         lost = ConnectionLostError(

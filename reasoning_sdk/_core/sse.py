@@ -80,6 +80,12 @@ class SSEDecoder:
         held = self._size + self._line.size
         return f"<SSEDecoder last_event_id={self.last_event_id!r} held={held}>"
 
+    @property
+    def is_inside_event(self) -> bool:
+        """Whether lines of an event have begun that no blank line has ended; comments are none."""
+        in_line = self._line.size and not self._line.is_comment
+        return bool(self._begun or in_line or self._start)
+
     def feed(self, chunk: bytes) -> list[ServerSentEvent]:
         """Take the next bytes, and give the events that they complete.
 

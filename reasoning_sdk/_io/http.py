@@ -69,7 +69,7 @@ _HARMLESS_HEADERS = frozenset(
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(r"([\x21-\x7e\x80-\xff]([\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?")
 _HOST = re.compile(r"[\w-]+(\.[\w-]+)*\.?")
-_UNFIT_FOR_URL = re.compile(r"[\x00-\x20\x7f]")
+_UNFIT_FOR_URL = re.compile("[\x00-\x20\x7f\ud800-\udfff]")
 
 
 def check_headers(headers: Mapping[Any, Any]) -> dict[str, str]:
@@ -105,7 +105,9 @@ def check_url(
     except (AttributeError, TypeError, ValueError):
         usable = False
     if not usable:
-        shown = repr(url) if isinstance(url, str) and "@" not in url else "something else"
+        # What follows the question mark may be secret.
+        known = isinstance(url, str) and "@" not in url
+        shown = repr(url.partition("?")[0]) if known else "something else"
         kind = f"{'an' if schemes[0] == 'http' else 'a'} {' or '.join(schemes)} URL"
         raise ConfigurationError(f"{name} must be {kind}, got {shown}")
     if parts.username is not None or "#" in url:

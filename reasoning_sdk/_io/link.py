@@ -24,8 +24,8 @@ from reasoning_sdk._core.keepalive import Keepalive
 from reasoning_sdk._core.reconnect import ConnectionState, End, Reconnection, Retry
 from reasoning_sdk._io.dial import Dialing
 from reasoning_sdk._io.thread import BackgroundThread, Signal
-from reasoning_sdk._io.translate import beginning
-from reasoning_sdk._io.websocket import Dialed, Wire, dial
+from reasoning_sdk._io.translate import Hide, beginning
+from reasoning_sdk._io.websocket import Dialed, Wire, check_websocket_url, dial
 from reasoning_sdk.errors import (
     ConnectError,
     ConnectionLostError,
@@ -50,6 +50,7 @@ _NORMAL, _GOING_AWAY, _TOO_BIG = 1000, 1001, 1009
 _WORTH_COMPRESSING = 1024
 _FAREWELL = 1.0  # seconds for the other side's end of a closing handshake that we did not begin
 _GRACE = 0.1
+_PAUSE = 0.1
 _CLOSE_ERRORS = {4001: UnauthenticatedCloseError, 4003: ForbiddenCloseError}
 
 
@@ -95,6 +96,7 @@ class Link:
         sent: How many were sent.
         reconnects: How many connections there were after the first.
         error: Why it has ended for good; ``None`` while it lives, or when it was closed.
+        hide: Hides what the last handshake has kept secret, should the server repeat it.
     """
 
     def __init__(
@@ -105,6 +107,7 @@ class Link:
         self.subprotocol: str | None = None
         self.received = self.received_bytes = self.sent = self.reconnects = 0
         self.error: BaseException | None = None
+        self.hide = Hide()
         self._target = target
         self._settings = settings
         self._on_open = on_open
@@ -140,12 +143,13 @@ class Link:
     @property
     def state(self) -> ConnectionState:
         """Where it is in its life."""
-        if self._is_over or self._is_closing() or self._pid != os.getpid():
+        has_ended = self._is_over or self.error is not None or self._is_closing()
+        if has_ended or self._pid != os.getpid():
             return ConnectionState.CLOSED
         state = self._reconnection.state
         if state is ConnectionState.CONNECTING or self._wire is not None:
             return state
-        return ConnectionState.RECONNECTING  # or it ends just now, and why is yet to be told
+        return ConnectionState.RECONNECTING
 
     @property
     def send_timeout(self) -> float:
@@ -323,9 +327,10 @@ class Link:
         if self._is_closing():
             dialing.abort()
         try:
-            self.url, headers = self._address()
+            url, headers = self._address()
+            self.url = check_websocket_url("url", url)
             return dial(
-                self.url,
+                url,
                 dialing,
                 headers=headers,
                 subprotocols=settings.subprotocols,
@@ -361,6 +366,7 @@ class Link:
             now=now,
         )
         self.subprotocol = dialed.subprotocol
+        self.hide = dialed.hide
         self._wire = dialed.wire
         self._reconnection.opened(now)
 
@@ -372,10 +378,11 @@ class Link:
         now = time.monotonic()
         if self._closing_until is not None and now >= self._closing_until:
             return self._end(None)
-        if self._inbox.is_full and not self._is_closing():
+        if self._is_full() and not self._is_closing():
             self._is_paused = True
             self._tell()
-            return None  # whoever makes room wakes this thread
+            # Who takes the next batch wakes this thread; who takes the last message does not.
+            return _PAUSE
         if self._is_paused:
             self._is_paused = False
             keepalive.resume(now)
@@ -397,6 +404,10 @@ class Link:
         if self._wire is wire and time.monotonic() >= until:
             return self._look_at_the_clock(wire, keepalive)
         return seconds
+
+    def _is_full(self) -> bool:
+        with self._lock:
+            return self._inbox.is_full
 
     def _tell(self) -> None:
         """Wake who waits for messages: as late as can be, lest both threads want to run at once."""
@@ -460,17 +471,14 @@ class Link:
         code = close.close_code
         text = f"the server has closed the connection: {code or 'without a code'}"
         if close.reason:
-            text += f" {beginning(close.reason)}"
+            text += f" {beginning(self.hide(close.reason))}"
         error = _CLOSE_ERRORS.get(code or 0, ConnectionLostError)(text, close_code=code)
         return self._lost(error, code, answer=code or _NORMAL)
 
     def _refuse(self, code: int, text: str) -> float | None:
         """The other side sends what cannot be read, or is too large."""
         error = ProtocolError(f"the server sent {text}")
-        is_final = code == _TOO_BIG
-        if is_final:
-            self._put(error)  # for that message
-        return self._lost(error, code, answer=code, is_final=is_final)
+        return self._lost(error, code, answer=code, is_final=code == _TOO_BIG)
 
     def _lost(
         self,
@@ -486,23 +494,36 @@ class Link:
             error: What it was lost with.
             code: The close code.
             answer: The code to close it with, if the other side may still read that.
-            is_final: Whether that ends it for good.
+            is_final: Whether a message is the reason, and that ends it for good.
         """
         if self._is_closing():
             return self._end(None)
         wire, self._wire = self._wire, None
-        self._put(Disconnected(error=error, close_code=code))
         assert wire is not None
-        if answer is not None:
+        decision = None
+        try:
+            decision = self._decide(error, is_final=is_final)
+        finally:  # should_reconnect may raise
+            if is_final:
+                self._put(error)  # in the place of that message
+            self._put(Disconnected(error=error, close_code=code))
+            if isinstance(decision, End):
+                self._is_over = True  # nobody has to wait for the other side's farewell
+                self._arrived.give()
             self._part(wire, answer)
-        wire.free()
-        return self._lost_again(error, is_final=is_final)
+        return self._follow(decision, error)
 
-    def _lost_again(self, error: ReasoningError, *, is_final: bool = False) -> float | None:
+    def _lost_again(self, error: ReasoningError) -> float | None:
+        """An attempt has failed."""
         if self._is_closing():
             return self._end(None)
+        return self._follow(self._decide(error), error)
+
+    def _decide(self, error: ReasoningError, *, is_final: bool = False) -> Retry | End:
         decision = self._reconnection.lost(error, time.monotonic(), final=is_final)
-        return self._follow(decision, error)
+        if isinstance(decision, End) and not self._is_closing():
+            self.error = decision.error
+        return decision
 
     def _follow(self, decision: Retry | End, error: ReasoningError) -> float | None:
         if self._is_closing():  # should_reconnect has closed it
@@ -516,15 +537,17 @@ class Link:
             self._settings.on_reconnect(decision.attempt)
         return max(self._due_at - time.monotonic(), 0.0)
 
-    def _part(self, wire: Wire, code: int) -> None:
-        """Answer the other side's close, or say why we close, and let that arrive.
+    def _part(self, wire: Wire, code: int | None) -> None:
+        """Free a wire; before, with a code, close it, and let that arrive.
 
         A socket closed while more comes in takes back what the other side has not read yet.
         """
         self._ending = wire
+        until = time.monotonic()
         try:
-            wire.send_close(close_frame(code, "", _mask()))
-            until = time.monotonic() + min(_FAREWELL, self._settings.close_timeout)
+            if code is not None:
+                wire.send_close(close_frame(code, "", _mask()))
+                until += min(_FAREWELL, self._settings.close_timeout)
             with suppress(OSError):
                 while (seconds := until - time.monotonic()) > 0:
                     with suppress(TimeoutError):  # it had to wait for room, or for a sender
@@ -532,6 +555,7 @@ class Link:
                             break
         finally:
             self._ending = None
+            wire.free()
 
     def _end(self, error: BaseException | None) -> float | None:
         """It has ended for good; there is no next step."""

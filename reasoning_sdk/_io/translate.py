@@ -4,10 +4,12 @@ import http.client
 import re
 import ssl
 import traceback
+from base64 import b64decode
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import unquote_plus, urlsplit
 
 import requests
 import urllib3.exceptions as urllib3_errors
@@ -53,7 +55,9 @@ _NO_CONNECTION = (
 )
 _MAX_TEXT = 2000
 _SHORTEST_SECRET = 6
-_SECRET_NAME = re.compile(r"auth|cookie|key|token|secret|signature|password", re.IGNORECASE)
+_SECRET_NAME = re.compile(
+    r"auth|cookie|key|token|secret|signature|pass|cred|session|jwt|bearer", re.IGNORECASE
+)
 _USER_OF_URL = re.compile(r"(?<=//)[^/\s]*@")
 
 
@@ -73,17 +77,25 @@ class Hide:
         """Take note of the secrets among a request's headers."""
         for name, value in headers.items():
             if _SECRET_NAME.search(name) and isinstance(value, str):
-                self._add(value, *value.split()[1:])  # a scheme, such as Bearer, is none
+                self.add(value, *value.split()[1:])  # a scheme, such as Bearer, is none
             if name.lower() == "cookie" and isinstance(value, str):
-                self._add(*(pair.partition("=")[2] for pair in value.split("; ")))
+                self.add(*(pair.partition("=")[2] for pair in value.split("; ")))
+            if isinstance(value, str) and value[:6].lower() == "basic ":
+                with suppress(ValueError):
+                    user = b64decode(value[6:]).decode()
+                    self.add(user, user.partition(":")[2])
 
     def learn_query(self, url: str | None) -> None:
         """Take note of a URL's query, and of the secrets among its parameters."""
         query = urlsplit(url or "").query
-        secrets = [value for name, value in parse_qsl(query) if _SECRET_NAME.search(name)]
-        self._add(query, *secrets)
+        self.add(query)
+        for pair in query.split("&"):
+            name, _, value = pair.partition("=")
+            if _SECRET_NAME.search(name):
+                self.add(value, unquote_plus(value))
 
-    def _add(self, *words: str) -> None:
+    def add(self, *words: str) -> None:
+        """Take note of secrets."""
         self._words |= {word for word in words if len(word) >= self._shortest}
         self._pattern = None
 
@@ -128,7 +140,8 @@ def origin(url: str) -> str:
 
 def beginning(body: bytes | str, size: int = 200) -> str:
     """The beginning of a body, to be shown in an error."""
-    text = body[: 4 * size].decode("utf-8", "replace") if isinstance(body, bytes) else body
+    body = body[: 4 * size]  # it may be very large
+    text = body.decode("utf-8", "replace") if isinstance(body, bytes) else body
     text = " ".join(text.split())
     return repr(text if len(text) <= size else text[:size] + "…")
 
@@ -250,8 +263,9 @@ def _phrase(status: int) -> str:
 def _code_and_message(content: Any) -> tuple[str | None, str]:
     """Find the service's code and message in the forms that services give them.
 
-    These are ``{"error": {"code", "message"}}``, ``{"error": code, "message"}``, ``{"detail"}``
-    with a text or a list of ``{"loc", "msg"}``, and plain text.
+    These are ``{"error": {"code", "message"}}``, ``{"error": code}`` with ``message`` or
+    ``details``, whatever they are, ``{"error": message}``, ``{"detail"}`` with a text or a list of
+    ``{"loc", "msg"}``, and plain text.
     """
     if not isinstance(content, dict):
         return None, beginning(content)[1:-1] if isinstance(content, str) else ""
@@ -260,7 +274,8 @@ def _code_and_message(content: Any) -> tuple[str | None, str]:
         code = error.get("code") or error.get("type")
         message = error.get("message")
     else:
-        code = content.get("code") or (error if content.get("message") else None)
+        is_code = type(error) in (str, int) and ("message" in content or "details" in content)
+        code = content.get("code") or (is_code and error) or None
         message = content.get("message") or error or _detail(detail)
     return (
         None if code is None else str(code),

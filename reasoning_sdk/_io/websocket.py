@@ -46,6 +46,8 @@ _PIECE = 64 * 1024  # what TLS is given at once
 _MAX_BODY = 1024 * 1024
 _BODY_SECONDS = 5.0
 _MOST_CONTROLS = 256
+# The bridge knows better where it is; websocket-client has cookies for hosts, none for this one.
+_NOWHERE = f"ws://{os.urandom(16).hex()}/"
 _LONG, _SOON = 3600.0, 0.02
 _GIVEN_UP = 0.5
 _OF_THE_HANDSHAKE = re.compile(r"(?i)(connection|upgrade|sec-websocket-.*|content-length)")
@@ -59,12 +61,14 @@ class Dialed(NamedTuple):
         headers: The handshake's answer, names in lower case.
         subprotocol: What the server has chosen; ``None`` is none.
         deflate: How messages are compressed; ``None`` is not.
+        hide: Hides what must not be told, even if the server repeats it.
     """
 
     wire: "Wire"
     headers: Mapping[str, str]
     subprotocol: str | None
     deflate: Deflate | None
+    hide: Hide
 
 
 def check_websocket_url(name: str, url: Any) -> str:
@@ -110,6 +114,7 @@ def dial(
     hide = Hide()
     hide.learn(sent)
     hide.learn_query(url)
+    hide.add(*subprotocols)  # some are tokens
     where = f"ws{origin(url)[4:]}"
     try:
         pipe = dialing.connect(route(url, proxy, context))
@@ -171,7 +176,7 @@ def _shake_hands(
     client = websocket.WebSocket()
     try:
         client.connect(  # type: ignore[no-untyped-call]
-            "ws://_/",  # the bridge knows better; for this host no jar has cookies
+            _NOWHERE,
             socket=bridge,
             host=host or _host(url),
             header=[f"{name}: {value}" for name, value in headers.items()],
@@ -198,7 +203,7 @@ def _shake_hands(
         raise ProtocolError(f"{where} compresses, which was not offered")
     wire = Wire(pipe, bridge.rest)
     dialing.attach(None)
-    return Dialed(wire, answer, chosen, deflate)
+    return Dialed(wire, answer, chosen, deflate, hide)
 
 
 def _host(url: str) -> str:
@@ -307,6 +312,8 @@ class _Bridge:
             status = self.head[9:12]
             if not self.head.startswith(b"HTTP/1.") or not status.isdigit():
                 raise ValueError("it is not HTTP")
+            if not self.head.endswith((b"\n\n", b"\n\r\n")):
+                raise ValueError("its head is too long")
             if status == b"101":
                 return _for_client(self.head)
             if not status.startswith(b"1"):

@@ -226,17 +226,26 @@ class AgentEventCodec:
         return event_class(type=kind, data=data, **values)
 
     def encode(self, value: Any) -> str:
-        """A value as JSON; an event as what it was read from.
+        """A value as JSON; an event as what it was read from, or else made of.
 
         Raises:
             InvalidEventError: It cannot be JSON.
         """
-        return encode_json(value.data if isinstance(value, AgentEvent) else value).decode()
+        return encode_json(_object_of(value) if isinstance(value, AgentEvent) else value).decode()
 
     def _log_once(self, kind: str) -> None:
         if kind not in self._unreadable:
             self._unreadable.add(kind)
             log.warning("events of type %r have other fields than this version knows", kind)
+
+
+def _object_of(event: AgentEvent) -> Any:
+    """An event as on the wire; what is ``None`` is left out of one that was made of its fields."""
+    if event.data or not event.type:  # what names no type has been read, even if it is empty
+        return event.data
+    fields = attrs.asdict(event, recurse=False)
+    del fields["data"]
+    return {name.rstrip("_"): value for name, value in fields.items() if value is not None}
 
 
 def _text(value: Any) -> str:

@@ -154,6 +154,7 @@ class ReasoningLayerClient:
         json: Any = None,
         *,
         method: str = "POST",
+        params: Mapping[str, Any] | None = None,
         idle_timeout: float | None = _IDLE_TIMEOUT,
     ) -> EventStream:
         """Make a request that is answered by server-sent events. Safe to call from any thread.
@@ -164,6 +165,7 @@ class ReasoningLayerClient:
             path: The path, as in :meth:`request`.
             json: What to send, as JSON; ``None`` sends no body.
             method: The HTTP method.
+            params: The query, as in :meth:`request`.
             idle_timeout: Seconds that the stream may go without an event; ``None`` is no limit.
 
         Returns:
@@ -177,7 +179,7 @@ class ReasoningLayerClient:
         Source: ``POST /api/v1/inference/forward-chain/stream`` and
             ``POST /api/v1/ui/describe/stream`` of the Reasoning Layer.
         """
-        return self._service.stream(method, path, json, idle_timeout)
+        return self._service.stream(method, path, json, params, idle_timeout)
 
 
 def _given_or_set(name: str, value: Any, variable: str) -> tuple[str, Any]:

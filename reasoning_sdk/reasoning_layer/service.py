@@ -113,7 +113,12 @@ class Service:
         return answer.json()
 
     def stream(
-        self, method: str, path: str, json: Any, idle_timeout: float | None
+        self,
+        method: str,
+        path: str,
+        json: Any,
+        params: Mapping[str, Any] | None,
+        idle_timeout: float | None,
     ) -> "EventStream":
         """The server-sent events that the service answers with, once they have begun."""
         check_seconds("idle_timeout", idle_timeout)
@@ -124,6 +129,7 @@ class Service:
             headers=_headers_of_body(
                 json, **{"Accept": "text/event-stream", "Cache-Control": "no-store"}
             ),
+            params=_query(params),
         )
         check_event_stream(answer)
         stream = EventStream(answer, idle_timeout)
@@ -160,12 +166,15 @@ class Service:
             own: The caller's headers, or what gives them.
 
         Raises:
-            ConfigurationError: One that HTTP does not allow.
+            ConfigurationError: One that HTTP does not allow, or ``own`` gives no mapping.
         """
         headers = CaseInsensitiveDict({**self._headers, **self._authentication()})
         if self._session is not None and (cookies := _cookies(self._session, url)):
             headers["Cookie"] = cookies
-        headers.update((own() if callable(own) else own) or {})
+        sent = own() if callable(own) else own
+        if sent is not None:
+            check_kind("headers", sent, (Mapping,), "a mapping")
+            headers.update(check_headers(sent))
         return check_headers(headers)
 
     def _authentication(self) -> dict[str, str]:
@@ -176,15 +185,16 @@ class Service:
     def _url(self, path: Any) -> str:
         """The URL of a path, which cannot lead away from the base URL.
 
-        What sends a request decodes dots and then goes up, and a server may decode slashes. So
-        dots are looked for in what percent-encoding hides, too.
+        What sends a request decodes dots and then goes up, and a server may decode slashes, or
+        drop what is behind a semicolon. So dots are looked for in what percent-encoding hides, and
+        before semicolons, too.
         """
         if not (isinstance(path, str) and _PATH.fullmatch(path)):
             raise ConfigurationError(
                 "path must begin with /api/v1 and have no query, fragment, backslash or space, "
                 f"got {shown(path)}"
             )
-        if any(part in _DOTS for part in _SLASH.split(unquote(path))):
+        if any(part.partition(";")[0] in _DOTS for part in _SLASH.split(unquote(path))):
             raise ConfigurationError(f"path must have no part that is . or .., got {path!r}")
         return self.base_url + path
 
@@ -237,17 +247,10 @@ class EventStream(BlockingReader[ServerSentEvent]):
             if self._idle_timeout is None:
                 raise
             raise IdleTimeoutError(f"no event for {self._idle_timeout:g} seconds") from exc
-        if not self._closing.is_set() and self._is_inside_event():
+        # Where the end of the connection is the end of the body, nothing else tells of a cut.
+        if self._decoder.is_inside_event and not self._closing.is_set():
             raise ConnectionLostError("the stream ended in the middle of an event")
         raise StopIteration
-
-    def _is_inside_event(self) -> bool:
-        """Whether an event had begun: one that is made here of nothing then has something of it.
-
-        Where the end of the connection is the end of the body, nothing else tells of a cut.
-        """
-        (made,) = self._decoder.feed(b":\ndata\n\n")
-        return bool(made.data) or made.event != "message"
 
 
 def quoted_id(name: str, value: Any) -> str:

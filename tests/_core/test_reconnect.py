@@ -262,16 +262,21 @@ def test_credentials_may_be_refreshed_again_after_a_connection():
         assert life.lost(lost(), 1.0).attempt == attempt + 1
 
 
-def test_a_401_takes_one_of_the_attempts():
+def test_a_401_is_refreshed_though_the_attempts_are_used_up():
     life = reconnecting(max_attempts=1)
-    action = life.lost(status(401), 1.0)
+    assert life.lost(status(401), 1.0) == Retry(0.0, 2)
+    error = status(401)
+    assert life.lost(error, 2.0) == End(error)
+    life = reconnecting(max_attempts=1)
+    life.lost(status(401), 1.0)
+    action = life.lost(REFUSED, 2.0)
     assert isinstance(action.error, ConnectionLostError)
-    assert isinstance(action.error.last_error, APIStatusError)
+    assert action.error.attempts == 2
 
 
 def test_a_401_for_which_should_reconnect_stands_up_is_at_once_only_the_first_time():
     life = reconnecting(should_reconnect=lambda error: True)
-    assert delays_of(life, 3, status(401)) == [0.0, 4.0, 8.0]
+    assert delays_of(life, 3, status(401)) == [0.0, 2.0, 4.0]
 
 
 # -- delays ------------------------------------------------------------------------------------

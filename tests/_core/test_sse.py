@@ -296,6 +296,31 @@ def test_a_retry_that_no_one_could_wait_for_is_ignored():
     assert decoded([b"retry: " + b"9" * 10_000 + b"\n"])[0].retry is None
 
 
+@given(cut_streams())
+def test_whether_an_event_has_begun_is_told_whatever_the_cut(chunks):
+    stream = b"".join(chunks).removeprefix(b"\xef\xbb\xbf")
+    *lines, unfinished = re.split(b"\r\n|\r|\n", stream)
+    block = [*itertools.takewhile(bool, reversed(lines)), unfinished or b":"]
+    expected = not all(line.startswith(b":") for line in block)
+    assert decoded(chunks)[0].is_inside_event is expected
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r", b"\r\n"])
+def test_any_line_but_a_comment_begins_an_event_and_a_blank_one_ends_it(end):
+    for line in (b"data", b"id: 5", b"retry: 10", b"event: message", b"foo", b"\xef\xbb\xbf:\nx"):
+        decoder = SSEDecoder()
+        decoder.feed(line)
+        assert decoder.is_inside_event
+        decoder.feed(end)
+        assert decoder.is_inside_event
+        decoder.feed(end)
+        assert not decoder.is_inside_event
+    for stream in (b"", b":", b": bye", b":" + end, end, b"\xef\xbb\xbf", b"data: a" + end * 2):
+        assert not decoded([stream])[0].is_inside_event
+    for stream in (b"\xef", b"\xef\xbb", b"d", b"data: a" + end * 2 + b"da"):
+        assert decoded([stream])[0].is_inside_event
+
+
 def test_the_decoder_shows_its_id_and_what_it_holds():
     decoder = SSEDecoder(last_event_id="7")
     decoder.feed(b"data: ab\nda")

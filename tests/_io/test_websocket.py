@@ -564,6 +564,13 @@ def test_an_end_before_the_request_is_a_lost_connection(serve: Serve) -> None:
 # -- a refusal ---------------------------------------------------------------------------------
 
 
+def test_a_head_that_is_too_long_is_no_handshake_and_no_frames(serve: Serve) -> None:
+    head = b"HTTP/1.1 101 x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nX-Long: "
+    error = refused(serve, answering(head + b"a" * 70_000 + b"\x81\x05hello"))
+    assert type(error) is ProtocolError
+    assert "no WebSocket handshake" in str(error)
+
+
 @pytest.mark.parametrize("status", [200, 204])
 def test_success_without_a_handshake_is_no_success(serve: Serve, status: int) -> None:
     answer = b"HTTP/1.1 %d x\r\nContent-Length: 5\r\n\r\nhello" % status

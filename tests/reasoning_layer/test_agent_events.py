@@ -203,6 +203,29 @@ def test_an_event_is_made_of_its_fields_alone() -> None:
     assert repr(UnknownEvent(type="x", data={"a": 1})) == "UnknownEvent(type='x')"
 
 
+@pytest.mark.parametrize(("kind", "data"), EVENTS, ids=BY_TYPE)
+def test_an_event_made_of_its_fields_is_sent_as_the_service_writes_it(
+    kind: type[AgentEvent], data: dict[str, Any]
+) -> None:
+    codec = AgentEventCodec()
+    made = attrs.evolve(decoded(data), data={})
+    assert json.loads(codec.encode(made)) == data
+    optional = {name_of(key): None for type_, key in OPTIONAL if type_ == data["type"]}
+    without = {key: value for key, value in data.items() if name_of(key) not in optional}
+    assert json.loads(codec.encode(attrs.evolve(made, **optional))) == without
+
+
+def test_an_event_without_data_is_sent_as_its_type() -> None:
+    codec = AgentEventCodec()
+    assert codec.encode(UnknownEvent(type="x")) == '{"type":"x"}'
+    assert codec.encode(AgentEvent(type="x")) == '{"type":"x"}'
+
+
+@pytest.mark.parametrize("value", [None, False, 0, "", [], {}, 7, {"type": ""}, {"a": 1}])
+def test_what_names_no_type_is_sent_as_it_was_read(value: Any) -> None:
+    assert json.loads(AgentEventCodec().encode(decoded(value))) == value
+
+
 def test_what_is_sent_is_json() -> None:
     codec = AgentEventCodec()
     assert codec.encode({"a": ["ü", None]}) == '{"a":["ü",null]}'

@@ -229,6 +229,7 @@ def test_without_a_token_the_cookies_of_the_session_authenticate(
         "/api/v1/\x7f", "/api/v1\\x", "/api/v1/\ud800", "@evil/api/v1/x", None, 5, b"/api/v1/x",
         "/api/v1/..", "/api/v1/../x", "/api/v1/./x", "/api/v1/%2e%2E/x", "/api/v1/.%2e/x",
         "/api/v1/%2e", "/api/v1/x%2f..%2fy", "/api/v1/x%5c..%5cy",
+        "/api/v1/..;/x", "/api/v1/..;a=b;c", "/api/v1/.;/x", "/api/v1/%2e.%3bx/y",
     ],
 )  # fmt: skip
 def test_a_path_that_could_lead_elsewhere_is_refused(client: Make, path: Any) -> None:
@@ -245,6 +246,7 @@ def test_a_path_that_is_odd_stays_where_it_is(scripted: Scripted, client: Make) 
     for path in (
         "/api/v1/",
         "/api/v1/...",
+        "/api/v1/...;/a;..",
         "/api/v1//evil",
         "/api/v1/a@b:80",
         "/api/v1/%252e%252e",

@@ -62,6 +62,19 @@ def test_a_stream_may_be_a_get(scripted: Scripted, client: Make) -> None:
     assert server.requests[0].body == b""
 
 
+def test_a_stream_may_have_a_query(scripted: Scripted, client: Make) -> None:
+    server = scripted(sse(BODY))
+    made = client(server)
+    params = {"text": "a b&ü", "yes": True, "none": None, "many": ["a", 1]}
+    assert len(list(made.stream(PATH, {"x": 1}, params=params))) == 4
+    (request,) = server.requests
+    assert request.path == PATH
+    assert request.query == {"text": ["a b&ü"], "yes": ["true"], "many": ["a", "1"]}
+    assert request.json() == {"x": 1}
+    with pytest.raises(r.ConfigurationError, match="params must be a mapping, got a str"):
+        made.stream(PATH, params="a=b")  # type: ignore[arg-type]
+
+
 def test_an_event_is_given_when_it_has_come(scripted: Scripted, client: Make) -> None:
     server = scripted(sse([b"data: 1\n\n", b"data: 2\n\n"], gates={1: "go"}))
     events = client(server).stream(PATH)
@@ -98,9 +111,12 @@ def test_a_stream_that_is_cut_raises_after_what_has_come(
     assert len(server.requests) == 1
 
 
-CUTS = [size for size in range(1, len(BODY)) if not BODY[:size].endswith((b"\n\n", b": note\n"))]
-CUTS = [size for size in CUTS if len(BODY[:size].rpartition(b"\n\n")[2]) > 5]
-CUTS = [size for size in CUTS if not BODY[:size].rpartition(b"\n\n")[2].startswith(b":")]
+CUTS = [BODY[:size] for size in range(1, len(BODY)) if BODY[size - 2 : size] != b"\n\n"]
+CUTS = [cut for cut in CUTS if not cut.rpartition(b"\n\n")[2].startswith(b":")]
+CUTS += [
+    BODY + cut
+    for cut in (b"d", b"da", b"data", b"id: 5\n", b"retry: 10\n", b"event: message\n", b"data\n")
+]
 
 
 @pytest.mark.parametrize("ends", [b"\n", b"\r", b"\r\n"])
@@ -118,9 +134,9 @@ def test_where_the_connections_end_is_the_bodys_an_event_cut_in_the_middle_tells
 
         def close(self) -> None: ...
 
-    assert len(CUTS) > 80
-    for size in CUTS:
-        body: Any = Body(BODY[:size].replace(b"\n", ends))
+    assert len(CUTS) > 100
+    for cut in CUTS:
+        body: Any = Body(cut.replace(b"\n", ends))
         with pytest.raises(r.ConnectionLostError, match="in the middle of an event"):
             list(EventStream(body, None))
     for whole in (BODY, BODY + b": bye", BODY + b"\n", BODY + b"id: 5\n\n", b"", b":\n"):

@@ -133,6 +133,18 @@ def test_the_callers_own_headers_win_in_whatever_case(client: Make) -> None:
         client().cognitive.cycle(AGENT, headers="X: y")
 
 
+@pytest.mark.parametrize("given", [5, 0, "abc", "", [], [("X-Own", "1")]])
+def test_what_a_callable_gives_as_headers_must_be_a_mapping(client: Make, given: Any) -> None:
+    with pytest.raises(r.ConfigurationError, match=r"^headers must be a mapping, got a "):
+        client().cognitive.cycle(AGENT, headers=lambda: given)
+
+
+def test_the_name_of_a_header_must_be_one(client: Make) -> None:
+    for given in ({5: "x"}, lambda: {5: "x"}):
+        with pytest.raises(r.ConfigurationError, match=r"^5 cannot be the name of a header$"):
+            client().cognitive.cycle(AGENT, headers=given)
+
+
 @pytest.mark.parametrize(
     ("cookie", "url", "sent"),
     [
