@@ -1,6 +1,7 @@
 """A WebSocket for code without asyncio: a blocking iterator that reconnects by itself."""
 
 import ssl
+import sys
 import threading
 import time
 import warnings
@@ -356,6 +357,8 @@ class WebSocketConnection:
     def _next_batch(self, deadline: float | None, *, raises: bool = True) -> Batch | None:
         """Wait for a batch; ``None`` when there will be none."""
         me = threading.get_ident()
+        if self._turn.get(_TURN) == me and _has_interrupted_itself():
+            raise ConcurrencyError(f"a signal handler has interrupted a wait for {self!r}")
         try:
             if self._turn.setdefault(_TURN, me) != me:
                 self._link.check_process()  # else the thread is not here
@@ -368,6 +371,12 @@ class WebSocketConnection:
             self._was_told = True
             raise self._link.error
         return batch
+
+    def _leave(self, seconds: float) -> None:
+        """Have it end within so many seconds, and do not wait for that."""
+        self._is_closed = True
+        self._messages = iter(())
+        self._link.leave(seconds)
 
     def _raise_if_error(self, item: Any) -> None:
         if isinstance(item, ReasoningError):
@@ -483,6 +492,17 @@ class _Events:
         except ValueError as exc:
             raise _unreadable(exc, self._connection._link.hide) from exc
         return Message(data=data, received_at=received_at)
+
+
+def _has_interrupted_itself() -> bool:
+    """Whether the caller, a function, is also further up in its thread: in what it interrupted."""
+    caller = sys._getframe(1)
+    frame = caller.f_back
+    while frame is not None:
+        if frame.f_code is caller.f_code and frame.f_locals["self"] is caller.f_locals["self"]:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _unreadable(error: ValueError, hide: Hide) -> ProtocolError:

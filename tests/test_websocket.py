@@ -1091,8 +1091,8 @@ def test_when_the_error_of_the_end_is_given_it_has_ended(
     fault_proxy: FaultProxy, connect: Connect
 ) -> None:
     connection = connect(fault_proxy.url + "/echo", max_size=1000)
-    connection.send("x" * 100_000)
     fault_proxy.stall(upstream=True, downstream=False)  # no answer comes to our close
+    fault_proxy.inject(b"\x82\x7f" + (10**9).to_bytes(8, "big"))
     with within(0.5):
         with pytest.raises(r.ProtocolError) as caught:
             next(connection)

@@ -107,6 +107,8 @@ class Inbox:
     def _forget_what_was_taken(self) -> None:
         while self._batches and not length_hint(self._batches[0].items):
             self._remove(self._batches.popleft())
+        if not self._batches:  # Ctrl-C may have come between the two
+            self._count = self.size = 0
 
     def _remove(self, batch: Batch) -> None:
         self._count -= batch._count

@@ -47,7 +47,8 @@ class TLS:
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         name = host.rstrip(".")  # which no certificate has
         self._session = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
-        self._lock = threading.Lock()
+        # Reentrant: the collector may end a connection that nobody uses in the middle of a step.
+        self._lock = threading.RLock()
         self.has_ended = False
 
     @property
@@ -79,6 +80,10 @@ class TLS:
                 self.has_ended = True
             except ssl.SSLWantReadError:
                 pass
+            except ssl.SSLError:
+                if not parts:
+                    raise
+                self.has_ended = True  # what came before is good
         return b"".join(parts)
 
     def feed(self, data: bytes) -> None:
@@ -213,6 +218,13 @@ class Dialing(Exchange):
         """Wake whoever waits for it; nothing else will come of it."""
         super().abort()
         self._signal.give()
+
+    def hang_up(self) -> None:
+        """Close the socket, and its connection for whoever else has a descriptor of it."""
+        with self._lock:
+            if self._pid == os.getpid():
+                self._shut_down()
+            super().hang_up()
 
     def forget(self) -> None:
         """In a forked child: close its copy of the socket. No lock can be trusted there."""

@@ -185,8 +185,12 @@ class Link:
             self._put(Connected(attempt=0))
             if not (self._closing_until or self._thread.wake()):
                 raise StateError("no thread can be started to read the connection")
-        except BaseException:
-            self._end(None)
+        except BaseException:  # the thread may run by now: Ctrl-C can come at any moment
+            self._closing_until = time.monotonic()
+            if self._wire is not None:
+                self._wire.cut()
+            if self._thread.stop(_GRACE):
+                self._end(None)
             raise
 
     def send(self, data: str | bytes, timeout: float) -> None:
@@ -390,10 +394,11 @@ class Link:
         if self._closing_until is not None:
             until = min(until, self._closing_until)
         self._tell()
+        is_due = now >= until  # then this receive only takes what is there
         try:
             data = wire.receive(until - now)
         except TimeoutError:
-            return self._look_at_the_clock(wire, keepalive)
+            return self._judge(wire, keepalive, now) if is_due else 0.0
         except OSError as exc:
             reason = (exc.strerror or str(exc)).lower()
             return self._lost(ConnectionLostError(f"the connection was lost: {reason}"), None)
@@ -401,8 +406,8 @@ class Link:
             how = "when a message could not be sent whole" if wire.is_cut else "without a close"
             return self._lost(ConnectionLostError(f"the connection ended {how}"), None)
         seconds = self._take(data, keepalive)
-        if self._wire is wire and time.monotonic() >= until:
-            return self._look_at_the_clock(wire, keepalive)
+        if is_due and self._wire is wire:
+            self._ping(wire, keepalive, now)
         return seconds
 
     def _is_full(self) -> bool:
@@ -415,8 +420,12 @@ class Link:
             self._has_news = False
             self._arrived.give()
 
-    def _look_at_the_clock(self, wire: Wire, keepalive: Keepalive) -> float | None:
-        now = time.monotonic()
+    def _judge(self, wire: Wire, keepalive: Keepalive, now: float) -> float | None:
+        """Nothing was there: whether the other side is. A ping if it may be.
+
+        The time is that before the receive. This process may have been stopped for a while, after
+        which much may be there that it has not seen.
+        """
         if not self._is_closing():
             if keepalive.is_dead(now):
                 waited = f"{self._settings.ping_timeout:g} s"
@@ -424,10 +433,13 @@ class Link:
             if keepalive.is_idle(now):
                 waited = f"{self._settings.idle_timeout:g} s"
                 return self._lost(IdleTimeoutError(f"no message for {waited}"), None)
-            ping = keepalive.ping(now)
-            if ping is not None:
-                wire.send_control(control_frame(Opcode.PING, ping, _mask()))
+            self._ping(wire, keepalive, now)
         return 0.0
+
+    def _ping(self, wire: Wire, keepalive: Keepalive, now: float) -> None:
+        ping = keepalive.ping(now)
+        if ping is not None:
+            wire.send_control(control_frame(Opcode.PING, ping, _mask()))
 
     def _take(self, data: bytes, keepalive: Keepalive) -> float | None:
         parser, now = self._parser, time.monotonic()

@@ -404,9 +404,13 @@ class Wire:
         Raises:
             RequestTimeoutError: It could not be sent in so many seconds.
             ConnectionLostError: The connection has broken, or is being closed.
+            StateError: A signal handler sends that has interrupted a send of its own thread.
         """
+        if self._writer == threading.get_ident():
+            raise StateError("this thread is in the middle of sending another message")
         try:
             self._send_in_turn(frame, time.monotonic() + timeout)
+            self._send_what_is_left()
         except TimeoutError as exc:
             raise RequestTimeoutError(str(exc)) from exc
         except OSError as exc:
@@ -418,7 +422,6 @@ class Wire:
             if self._writing.locked() and self._writer in (None, threading.get_ident()):
                 self.cut()
             raise
-        self._send_what_is_left()
 
     def send_control(self, frame: bytes) -> None:
         """Have a control frame sent as soon as that is possible, without waiting for it."""
@@ -564,9 +567,12 @@ class Wire:
                 self._wait_for_room(deadline)
 
     def _wait_for_room(self, deadline: float) -> None:
-        seconds = min(deadline - time.monotonic(), _LONG)
-        if not wait_for_socket(self._out, write=True, timeout=max(seconds, 0.0)):
-            raise TimeoutError("the other side takes no more for now")
+        while True:
+            seconds = max(deadline - time.monotonic(), 0.0)
+            if wait_for_socket(self._out, write=True, timeout=min(seconds, _LONG)):
+                return
+            if seconds <= _LONG:
+                raise TimeoutError("the other side takes no more for now")
 
     def _sealed(self, data: bytes | memoryview) -> bytes | memoryview:
         for layer in reversed(self._pipe.layers):

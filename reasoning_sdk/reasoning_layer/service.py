@@ -91,13 +91,16 @@ class Service:
         """
         self.closed = True
         deadline = SYSTEM_CLOCK.monotonic() + _CLOSE_TIMEOUT
-        for opened in self._open.valuerefs():
-            alive = opened()
-            if isinstance(alive, WebSocketConnection):
-                alive.close(max(deadline - SYSTEM_CLOCK.monotonic(), 0.0))
-            elif alive is not None:
+        opened = [alive for ref in self._open.valuerefs() if (alive := ref()) is not None]
+        connections = [alive for alive in opened if isinstance(alive, WebSocketConnection)]
+        for connection in connections:  # all of them begin to close before one is waited for
+            connection._leave(_CLOSE_TIMEOUT)
+        for alive in opened:
+            if not isinstance(alive, WebSocketConnection):
                 alive.close()
         self._transport.close()
+        for connection in connections:
+            connection.close(max(deadline - SYSTEM_CLOCK.monotonic(), 0.0))
 
     def request(
         self, method: str, path: str, json: Any = None, params: Mapping[str, Any] | None = None
