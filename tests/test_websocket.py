@@ -5,6 +5,7 @@ import datetime
 import gc
 import itertools
 import json
+import logging
 import os
 import pickle
 import signal
@@ -21,6 +22,8 @@ import attrs
 import pytest
 
 import reasoning_sdk as r
+from reasoning_sdk._io.thread import BackgroundThread
+from reasoning_sdk._io.websocket import Wire
 from reasoning_sdk.websocket import _JSON, ConnectionState, WebSocketStats
 from tests.support.fault_proxy import FaultProxy
 from tests.support.threads import InThread
@@ -1639,6 +1642,81 @@ def test_ctrl_c_ends_the_first_connect(fault_proxy: FaultProxy, on_signal: OnSig
         r.WebSocketConnection.connect(fault_proxy.url + "/echo", open_timeout=30.0)
     sender.ends()
     fault_proxy.wait_until(lambda: fault_proxy.open == 0)
+
+
+@pytest.mark.parametrize("how", ["iterator", "events", "next_message"])
+@pytest.mark.parametrize("then", ["message", "end"])
+def test_a_signal_handler_cannot_wait_in_the_middle_of_a_wait_that_goes_on(
+    connect: Connect, on_signal: OnSignal, monkeypatch: pytest.MonkeyPatch, how: str, then: str
+) -> None:
+    connection = connect("/echo")
+    events = connection.events()
+    next(events)
+    raised: list[BaseException] = []
+
+    def handler() -> None:
+        for wait in (lambda: connection.next_message(timeout=0), connection.__next__):
+            try:
+                wait()
+            except r.ReasoningError as exc:
+                raised.append(exc)
+        if then == "message":
+            connection.send("x")
+        else:
+            connection.close()
+
+    def interrupted(seconds: float | None) -> bool:
+        monkeypatch.setattr(arrived, "take", take)
+        send()
+        return take(seconds)
+
+    arrived = connection._link._arrived
+    take, send = arrived.take, on_signal(handler)
+    monkeypatch.setattr(arrived, "take", interrupted)
+    if how == "next_message":
+        assert connection.next_message(timeout=5.0) == ("x" if then == "message" else None)
+    elif then == "end":
+        assert list(connection if how == "iterator" else events) == []
+    elif how == "iterator":
+        assert next(connection) == "x"
+    else:
+        message = next(events)
+        assert isinstance(message, r.Message)
+        assert message.data == "x"
+    assert [type(error) for error in raised] == [r.ConcurrencyError] * 2
+    assert "a signal handler has interrupted a wait for <WebSocketConn" in str(raised[0])
+    if then == "message":
+        connection.send("y")
+        assert connection.next_message(timeout=5.0) == "y"
+
+
+def test_ctrl_c_just_when_the_background_thread_has_begun_to_read_leaves_nothing_behind(
+    websocket_peer: WebSocketPeer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    before, reads = threading.active_count(), threading.Event()
+    wake, receive = BackgroundThread.wake, Wire.receive
+
+    def receives(wire: Wire, timeout: float) -> bytes:
+        reads.set()
+        return receive(wire, timeout)
+
+    def interrupted(thread: BackgroundThread) -> bool:
+        wake(thread)
+        assert reads.wait(5.0)
+        raise KeyboardInterrupt
+
+    caplog.set_level(logging.INFO, "reasoning_sdk")
+    with monkeypatch.context() as patch:
+        patch.setattr(Wire, "receive", receives)
+        patch.setattr(BackgroundThread, "wake", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            r.WebSocketConnection.connect(websocket_peer.ws_url + "/echo")
+        wait_until(lambda: threading.active_count() <= before)
+    stats = websocket_peer.wait_until("/echo", lambda stats: stats.open == 0)
+    assert stats.opened == 1
+    assert not caplog.records
 
 
 # -- what it tells of itself ---------------------------------------------------------------------

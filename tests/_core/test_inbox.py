@@ -121,6 +121,29 @@ def test_a_single_batch_is_cut_to_the_count_though_its_bytes_are_too_many():
     assert take_all(box) == ["b", "c"]
 
 
+@pytest.mark.parametrize("look", [Inbox.first, Inbox.is_full.fget], ids=["first", "is_full"])
+def test_a_count_that_an_interruption_has_left_wrong_is_right_again_when_it_is_empty(
+    look, monkeypatch
+):
+    box = inbox(max_size=5)
+    box.put(["a", "b"], 5, 0.0)
+    list(box.first().items)
+
+    def interrupted(batch):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(box, "_remove", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            box.first()
+    look(box)
+    assert not box.is_full
+    assert (len(box), box.size) == (0, 0)
+    box.put(["c"], 1, 0.0)
+    assert (len(box), box.size) == (1, 1)
+    assert take_all(box) == ["c"]
+
+
 STEPS = st.lists(
     st.one_of(
         st.integers(min_value=0, max_value=4).map(lambda n: ("put", n)),

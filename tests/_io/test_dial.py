@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from reasoning_sdk._io import dial as module
-from reasoning_sdk._io.dial import Dialing, Pipe, Route, route
+from reasoning_sdk._io.dial import TLS, Dialing, Pipe, Route, route
 from reasoning_sdk.errors import ConfigurationError, ConnectError
 from tests.support.raw_server import (
     RawServer,
@@ -398,6 +398,94 @@ def test_more_than_a_record_goes_both_ways(serve: Serve, version: ssl.TLSVersion
     assert received == sent
     sender.wait()
     pipe.sock.close()
+
+
+class InMemory:
+    """Both ends of TLS with nothing between them: ours, and what the other one says."""
+
+    def __init__(self, version: ssl.TLSVersion = ssl.TLSVersion.MAXIMUM_SUPPORTED) -> None:
+        context = trusting()
+        context.maximum_version = version
+        self.ours = TLS(context, "localhost")
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._session = tls_context().wrap_bio(self._incoming, self._outgoing, server_side=True)
+        is_done = False
+        while not is_done:
+            is_done = self.ours.shake_hands()
+            self._incoming.write(self.ours.encrypt(b""))
+            with contextlib.suppress(ssl.SSLWantReadError):
+                self._session.do_handshake()
+            self.ours.feed(self._outgoing.read())
+
+    def says(self, data: bytes) -> bytes:
+        self._session.write(data)
+        return self._outgoing.read()
+
+    def hears(self, data: bytes) -> bytes:
+        self._incoming.write(data)
+        return self._session.read(1 << 16)
+
+    def refuses(self) -> bytes:
+        """A fatal alert, after what it cannot decrypt."""
+        with pytest.raises(ssl.SSLError):
+            self.hears(b"\x17\x03\x03\x00\x20" + bytes(32))
+        return self._outgoing.read()
+
+
+class Interrupted:
+    """A session in the middle of whose first read something else is done, in the same thread."""
+
+    def __init__(self, session: ssl.SSLObject, meanwhile: Callable[[], object]) -> None:
+        self._session = session
+        self._meanwhile: Callable[[], object] | None = meanwhile
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    def read(self, size: int) -> bytes:
+        meanwhile, self._meanwhile = self._meanwhile, None
+        if meanwhile is not None:
+            meanwhile()
+        return self._session.read(size)
+
+
+def test_what_the_collector_ends_in_the_middle_of_a_step_does_not_wait_for_that_step() -> None:
+    ends = InMemory()
+    sealed: list[bytes] = []
+
+    def finalise() -> None:
+        assert ends.ours._lock.acquire(blocking=False), "it would wait for itself, for ever"
+        ends.ours._lock.release()
+        sealed.append(ends.ours.encrypt(b"bye"))
+
+    ends.ours._session = Interrupted(ends.ours._session, finalise)  # type: ignore[assignment]
+    assert ends.ours.decrypt(ends.says(b"hello")) == b"hello"
+    assert ends.hears(sealed[0]) == b"bye"
+
+
+@pytest.mark.parametrize(
+    "version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["1.2", "1.3"]
+)
+@pytest.mark.parametrize("what", ["alert", "garbage"])
+def test_what_came_before_a_failure_of_tls_is_given_and_then_the_end(
+    version: ssl.TLSVersion, what: str
+) -> None:
+    ends = InMemory(version)
+    data = ends.says(b"last ") + ends.says(b"words")
+    data += ends.refuses() if what == "alert" else b"HTTP/1.1 502 Bad Gateway\r\n\r\n"
+    client, server = socket.socketpair()
+    with client, server:
+        server.sendall(data)
+        pipe = Pipe(client, (ends.ours,))
+        assert receive(pipe) == b"last words"
+        assert receive(pipe) == b""
+
+
+@pytest.mark.parametrize("what", ["alert", "garbage"])
+def test_a_failure_of_tls_with_nothing_before_it_is_an_error(what: str) -> None:
+    ends = InMemory()
+    with pytest.raises(ssl.SSLError):
+        ends.ours.decrypt(ends.refuses() if what == "alert" else b"HTTP/1.1 502 Bad Gateway\r\n")
 
 
 def past() -> dict[str, Any]:
@@ -884,3 +972,32 @@ def test_a_failed_connection_is_closed_at_once(serve: Serve) -> None:
     with pytest.raises(ssl.SSLError):
         connect(Route("localhost", serve(talk).port, trusting()))
     assert ended.wait(1.0)
+
+
+def test_to_hang_up_ends_the_connection_for_whoever_else_has_a_descriptor_of_it(
+    serve: Serve,
+) -> None:
+    ended = threading.Event()
+
+    def talk(sock: socket.socket) -> None:
+        with contextlib.suppress(ConnectionError):
+            hold(sock)
+        ended.set()
+
+    dialing = Dialing(5.0)
+    pipe = dialing.connect(Route("127.0.0.1", serve(talk).port))
+    with pipe.sock.dup() as other:
+        dialing.hang_up()
+        assert pipe.sock.fileno() == -1
+        assert ended.wait(1.0)
+        assert other.recv(1) == b""
+
+
+def test_to_hang_up_in_a_forked_child_ends_nothing_of_its_parents(serve: Serve) -> None:
+    dialing = Dialing(5.0)
+    pipe = dialing.connect(Route("127.0.0.1", serve(echo).port))
+    parents = Pipe(pipe.sock.dup())
+    dialing._pid = -1  # as if another process had made it
+    dialing.hang_up()
+    assert pipe.sock.fileno() == -1
+    assert echoes(parents)

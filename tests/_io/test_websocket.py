@@ -21,6 +21,7 @@ import pytest
 import websocket as websocket_client
 from urllib3.util.wait import wait_for_write
 
+from reasoning_sdk._io import websocket as module
 from reasoning_sdk._io.dial import TLS, Dialing, Pipe, Route
 from reasoning_sdk._io.websocket import Dialed, Wire, check_websocket_url, dial
 from reasoning_sdk._version import __version__
@@ -1259,6 +1260,32 @@ def test_a_send_waits_for_others_no_longer_than_it_may(make: Callable[..., Made]
     assert isinstance(sender.raises(), ConnectionLostError)
 
 
+def test_a_send_waits_for_room_longer_than_for_the_longest_single_wait(
+    make: Callable[..., Made], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wire, peer = make()
+    size = fill(wire)
+    waits: list[float] = []
+
+    def wait_for_socket(sock: socket.socket, *, timeout: float, **how: bool) -> bool:
+        waits.append(timeout)
+        return wait(sock, timeout=timeout, **how)
+
+    wait = module.wait_for_socket
+    monkeypatch.setattr(module, "wait_for_socket", wait_for_socket)
+    monkeypatch.setattr(module, "_LONG", 0.01)
+    began = time.monotonic()
+    with pytest.raises(RequestTimeoutError, match="the other side takes no more for now"):
+        wire.send(b"lost", 0.05)
+    assert time.monotonic() - began >= 0.05
+    waits.clear()
+    sender = InThread(lambda: wire.send(b"more", 20.0))
+    wait_until(lambda: len(waits) > 3)
+    assert set(waits) == {0.01}
+    assert peer.read(size + 4)[size:] == b"more"
+    assert sender.raises() is None
+
+
 def wait_until(condition: Callable[[], bool]) -> None:
     pause, deadline = threading.Event(), time.monotonic() + 5.0
     while not condition():
@@ -1500,6 +1527,92 @@ def test_ctrl_c_just_when_something_was_sent_cuts_the_connection(
     assert wire.is_cut
     assert peer.read(4) == b"once"
     assert peer.recv() == b""
+
+
+class _TurnInterrupted:
+    """The turn to write; Ctrl-C comes just when it was taken for the ``nth`` time."""
+
+    def __init__(self, wire: Wire, nth: int) -> None:
+        self.lock = wire._writing
+        self._wire = wire
+        self._nth = nth
+
+    def locked(self) -> bool:
+        return self.lock.locked()
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        is_taken = self.lock.acquire(blocking, timeout)
+        self._nth -= is_taken
+        if is_taken and self._nth == 0:
+            raise KeyboardInterrupt
+        return is_taken
+
+    def release(self) -> None:
+        if self._nth == 1:  # so that there is something left to send, for which it is taken again
+            self._wire._controls.append(b"control")
+        self.lock.release()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("nth", [1, 2])
+def test_ctrl_c_just_when_the_turn_to_write_was_taken_cuts_the_connection(
+    make: Callable[..., Made], kind: str, nth: int
+) -> None:
+    wire, peer = make(kind)
+    turn = _TurnInterrupted(wire, nth)
+    wire._writing = turn  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt):
+        wire.send(b"frame", 1.0)
+    assert wire.is_cut  # so who reads it notices, and there will be another
+    assert receive(wire) == b""
+    received = b""
+    while part := peer.recv():
+        received += part
+    assert received == (b"" if nth == 1 else b"frame")
+    if turn.locked():
+        turn.lock.release()  # else one of its sockets is left to the collector
+
+
+class _WithHandler:
+    """A socket in the middle of whose first send a signal handler runs, in the same thread."""
+
+    def __init__(self, sock: socket.socket, handler: Callable[[], object]) -> None:
+        self._sock = sock
+        self._handler: Callable[[], object] | None = handler
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+    def send(self, data: bytes) -> int:
+        handler, self._handler = self._handler, None
+        if handler is not None:
+            handler()
+        return self._sock.send(data)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_signal_handler_cannot_send_in_the_middle_of_a_send_that_goes_on(
+    make: Callable[..., Made], kind: str
+) -> None:
+    wire, peer = make(kind)
+    raised: list[BaseException] = []
+
+    def handler() -> None:
+        with pytest.raises(ReasoningError) as caught:
+            wire.send(b"handler's", 0.5)
+        raised.append(caught.value)
+        wire.send_control(b"control")  # this waits for nothing
+        other = InThread(lambda: wire.send(b"other", 0.05))  # while another thread has its turn
+        assert isinstance(other.raises(), RequestTimeoutError)
+
+    wire._out = _WithHandler(wire._out, handler)  # type: ignore[assignment]
+    wire.send(b"frame", 5.0)
+    (error,) = raised
+    assert isinstance(error, StateError)
+    assert str(error) == "this thread is in the middle of sending another message"
+    assert peer.read(12) == b"framecontrol"
+    wire.send(b"next", 1.0)
+    assert peer.read(4) == b"next"
 
 
 FORK = """

@@ -1,5 +1,6 @@
 """The WebSockets of the Reasoning Layer: where they are, and what a handshake says."""
 
+import contextlib
 import json
 import logging
 import time
@@ -18,10 +19,15 @@ from websockets.server import ServerProtocol
 
 import reasoning_sdk as r
 from reasoning_sdk.events import Message
-from reasoning_sdk.reasoning_layer import HeartbeatEvent, ReasoningLayerClient, UnknownEvent
+from reasoning_sdk.reasoning_layer import (
+    HeartbeatEvent,
+    ReasoningLayerClient,
+    UnknownEvent,
+    service,
+)
 from reasoning_sdk.websocket import ConnectionState
 from tests.reasoning_layer.conftest import TENANT, TOKEN
-from tests.support.scripted import Connection, Handler, ScriptedServer, json_answer
+from tests.support.scripted import ClientClosed, Connection, Handler, ScriptedServer, json_answer
 from tests.support.threads import InThread
 
 Scripted = Callable[..., ScriptedServer]
@@ -395,4 +401,38 @@ def test_a_service_that_does_not_answer_holds_up_no_close(scripted: Scripted, cl
     began = time.monotonic()
     made.close()
     assert time.monotonic() - began < 4.0
+    assert {connection.state for connection in kept} == {ConnectionState.CLOSED}
+
+
+@pytest.mark.http
+def test_a_connection_that_is_stalled_holds_up_no_other_close(
+    scripted: Scripted, client: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stalled(connection: Connection) -> None:
+        Talk(connection)
+        connection.gate("hang up")
+        connection.close()
+
+    def goodbye(connection: Connection) -> None:
+        talk = Talk(connection)
+        with contextlib.suppress(ClientClosed):
+            for _ in talk.until_closed():
+                pass
+        assert talk._protocol.close_rcvd is not None
+        connection.open(f"goodbye {connection.number}")
+        connection.close()
+
+    monkeypatch.setattr(service, "_CLOSE_TIMEOUT", 30.0)
+    server = scripted([stalled, goodbye, goodbye, stalled, goodbye])
+    made = client(server)
+    kept = [made.cognitive.cycle(AGENT) for _ in range(5)]
+    closing = InThread(made.close)
+    try:
+        for number in (1, 2, 4):
+            server.gate(f"goodbye {number}", timeout=1.0)
+        assert closing.is_alive()  # it waits for the others
+    finally:
+        server.open("hang up")
+        closing.wait(5.0)
+    assert closing.error is None
     assert {connection.state for connection in kept} == {ConnectionState.CLOSED}
