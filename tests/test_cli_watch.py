@@ -22,8 +22,6 @@ from tests.support.fault_proxy import FaultProxy
 from tests.support.signals import interrupt, wait_until_it_waits
 from tests.support.websocket_peer import WebSocketPeer
 
-pytestmark = pytest.mark.http
-
 TOKEN = "rl-very-secret-0123456789"
 TENANT = "0b1f7c5e-8d1c-4f43-9f0f-2f7f2a6f7a11"
 AGENT = "6f9c1c1e-0b1d-4c5e-9a39-0d2f0c7d8a01"

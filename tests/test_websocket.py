@@ -29,8 +29,6 @@ from tests.support.fault_proxy import FaultProxy
 from tests.support.threads import InThread
 from tests.support.websocket_peer import WebSocketPeer
 
-pytestmark = pytest.mark.http
-
 Connect = Callable[..., r.WebSocketConnection]
 CONNECTING, OPEN = ConnectionState.CONNECTING, ConnectionState.OPEN
 RECONNECTING, CLOSED = ConnectionState.RECONNECTING, ConnectionState.CLOSED

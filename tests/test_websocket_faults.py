@@ -24,8 +24,6 @@ from tests.support.fault_proxy import FaultProxy
 from tests.support.threads import InThread
 from tests.support.websocket_peer import WebSocketPeer
 
-pytestmark = pytest.mark.http
-
 Connect = Callable[..., r.WebSocketConnection]
 Fault = Callable[[FaultProxy], object]
 EVERY = 0.01

@@ -32,8 +32,6 @@ from tests.support.signals import interrupt, wait_until_it_waits
 from tests.support.threads import InThread
 from tests.support.websocket_peer import WebSocketPeer
 
-pytestmark = pytest.mark.http
-
 #: How soon a process ends, and how soon Ctrl-C comes through, on two busy cores.
 PROMPTLY, AT_ONCE = 1.0, 0.5
 
