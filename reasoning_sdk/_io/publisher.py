@@ -125,6 +125,7 @@ class Publisher:
         self._exit_timeout = exit_timeout
         self._pid = os.getpid()
         self._lock: Any = threading.RLock()  # lest whoever holds it waits for itself, in a handler
+        self._losing = threading.Lock()  # held by whoever sees to what was lost
         self._inbox: deque[Item[Destined]] = deque()
         self._inbox_bytes = 0
         self._refused: deque[str] = deque()  # the reasons
@@ -202,13 +203,21 @@ class Publisher:
         with self._lock:
             self._take_in()
             result = action(*args, **options)
-        with suppress(IndexError):  # there are none, or another thread has taken them
-            while True:
-                self._lose(self._outbox.losses.popleft())
+        self._see_to_losses()
         for mark, signal in tuple(self._flushes):
             if not mark.left:
                 signal.give()
         return result
+
+    def _see_to_losses(self) -> None:
+        """One thread at a time, so that the dead letters of an id are in its order."""
+        while self._outbox.losses and self._losing.acquire(blocking=False):
+            try:
+                with suppress(IndexError):
+                    while True:
+                        self._lose(self._outbox.losses.popleft())
+            finally:
+                self._losing.release()
 
     def _do_nothing(self) -> None:
         """Have the outbox take in what is there."""

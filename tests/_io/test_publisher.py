@@ -1165,6 +1165,30 @@ def test_what_the_oldest_drops_for_is_bounded_while_every_thread_hangs(
     assert it.counts.queued <= 5
 
 
+def test_one_thread_at_a_time_sees_to_what_was_lost_in_its_order(
+    make: Make, nobody: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publisher = make(nobody).publisher
+    begun, go_on = threading.Event(), threading.Event()
+    seen: list[Any] = []
+
+    def lose(loss: Any) -> None:
+        begun.set()
+        go_on.wait(5.0)
+        seen.append(loss)
+
+    monkeypatch.setattr(publisher, "_lose", lose)
+    publisher._outbox.losses.append("first")
+    slow = InThread(publisher._see_to_losses)
+    assert begun.wait(5.0)
+    publisher._outbox.losses.append("second")
+    publisher._see_to_losses()  # leaves it to the thread that is at it
+    assert seen == []
+    go_on.set()
+    assert slow.raises() is None
+    assert seen == ["first", "second"]
+
+
 @pytest.mark.parametrize("message", ["\\ud800", "x" * 10])
 def test_no_text_of_a_server_ends_the_thread_that_buries_what_it_refused(
     scripted: Scripted, make: Make, tmp_path: Path, message: str
