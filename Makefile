@@ -43,7 +43,7 @@ tests: $(DEV)  ## all tests but those of _core and the examples, which have targ
 	$(RUN) -m pytest -n auto -m "not examples" --ignore=tests/_core $(PYTEST_ARGS)
 
 coverage: $(DEV)  ## the tests of _core, which must take every branch of it
-	$(RUN) -m coverage run -m pytest tests/_core $(PYTEST_ARGS)
+	$(RUN) -m pytest -n auto --cov=reasoning_sdk --cov-branch --cov-report= tests/_core $(PYTEST_ARGS)
 	$(RUN) -m coverage report --include='reasoning_sdk/_core/*' --fail-under=100
 
 docs: $(DEV)  ## the documentation, in docs/_build/html
