@@ -36,13 +36,13 @@ class Cognitive:
 
         Args:
             agent_id: The agent.
-            **options: Those of :meth:`WebSocketConnection.connect`. ``headers`` win over the
-                client's; a ``codec`` takes the place of the one that makes events:
+            **options: Those of :meth:`~reasoning_sdk.WebSocketConnection.connect`. ``headers``
+                win over the client's; a ``codec`` takes the place of the one that makes events:
                 ``codec="json"`` gives plain objects.
 
         Returns:
-            A connection whose messages are :class:`AgentEvent` instances. :meth:`close` of the
-            client closes it, too.
+            A connection whose messages are :class:`~reasoning_sdk.AgentEvent` instances. When the
+            client is closed, it is, too.
 
         Raises:
             ConfigurationError: ``agent_id`` is no id, or an option cannot work.
@@ -75,8 +75,8 @@ class Cognitive:
 
         Args:
             agent_id: The agent.
-            **options: Those of :meth:`WebSocketConnection.connect`; ``headers`` win over the
-                client's.
+            **options: Those of :meth:`~reasoning_sdk.WebSocketConnection.connect`; ``headers``
+                win over the client's.
 
         Raises:
             ReasoningError: As for :meth:`agent_events`.

@@ -35,11 +35,11 @@ class Oversight:
 
         Args:
             session_id: The session.
-            **options: Those of :meth:`WebSocketConnection.connect`; ``headers`` win over the
-                client's.
+            **options: Those of :meth:`~reasoning_sdk.WebSocketConnection.connect`; ``headers``
+                win over the client's.
 
         Returns:
-            A connection. :meth:`close` of the client closes it, too.
+            A connection. When the client is closed, it is, too.
 
         Raises:
             ConfigurationError: ``session_id`` is no id, or an option cannot work.
