@@ -26,22 +26,14 @@ UPGRADE = (
 )
 
 
-@pytest.fixture(scope="module")
-def peer_process() -> Iterator[WebSocketPeer]:
-    with WebSocketPeer() as peer:
-        yield peer
+@pytest.fixture
+def peer(websocket_peer: WebSocketPeer) -> WebSocketPeer:
+    return websocket_peer
 
 
 @pytest.fixture
-def peer(peer_process: WebSocketPeer) -> WebSocketPeer:
-    peer_process.reset()
-    return peer_process
-
-
-@pytest.fixture
-def proxy(peer: WebSocketPeer) -> Iterator[FaultProxy]:
-    with FaultProxy(peer.port) as proxy:
-        yield proxy
+def proxy(fault_proxy: FaultProxy) -> FaultProxy:
+    return fault_proxy
 
 
 @contextlib.contextmanager

@@ -125,20 +125,12 @@ class Reconnection:
         if self.state is ConnectionState.OPEN:
             self._forget_attempts()
 
-    def lost(
-        self,
-        error: ReasoningError,
-        now: float,
-        *,
-        retry_after: float | None = None,
-        final: bool = False,
-    ) -> Retry | End:
+    def lost(self, error: ReasoningError, now: float, *, final: bool = False) -> Retry | End:
         """The connection was lost, or the attempt to make it has failed.
 
         Args:
             error: What it was lost with.
             now: The monotonic time.
-            retry_after: The seconds that the server asks to wait, where the error does not say.
             final: Whether this error ends it whatever ``should_reconnect`` would say.
 
         Returns:
@@ -148,7 +140,7 @@ class Reconnection:
             return End(None)
         if final or self._is_final(error):
             return self._end(error)
-        delay = self._next_delay(error, now, retry_after)
+        delay = self._next_delay(error, now)
         if delay is None:
             return self._end(self._used_up(error))
         if not self._enter(_Input.RETRIED):  # should_reconnect has closed it
@@ -180,9 +172,7 @@ class Reconnection:
             return error.status_code in _FINAL_STATUSES
         return isinstance(error, ConfigurationError)
 
-    def _next_delay(
-        self, error: ReasoningError, now: float, retry_after: float | None
-    ) -> float | None:
+    def _next_delay(self, error: ReasoningError, now: float) -> float | None:
         if self.state is ConnectionState.OPEN and now - self._opened_at >= _LONG_ENOUGH:
             self._forget_attempts()
         if self._retries is None:
@@ -193,9 +183,8 @@ class Reconnection:
             self._may_refresh = False
             self._refreshes += 1
             return 0.0
-        if retry_after is None and isinstance(error, APIStatusError):
-            retry_after = error.retry_after
-        return self._retries.next_delay(now, retry_after)
+        asked = error.retry_after if isinstance(error, APIStatusError) else None
+        return self._retries.next_delay(now, asked)
 
     def _forget_attempts(self) -> None:
         self._retries = None
