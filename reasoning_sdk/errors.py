@@ -409,12 +409,21 @@ class LoopFailedError(LoopError):
     """The loop decided to fail.
 
     Attributes:
-        payload: The error as JSON, as the store gave it.
+        payload: The error as JSON, as the store gave it; mostly ``{"type", "message", …}``.
+        code: The payload's ``code``, such as ``"model_not_found"``, else its ``type``.
+        message: The payload's ``message``.
+        status_code: The payload's ``status``: that of the HTTP answer which the upstream refused a
+            model call with.
     """
 
     def __init__(self, message: str = "", *, payload: Any = None) -> None:
         super().__init__(message)
         self.payload = payload
+        fields = payload if isinstance(payload, Mapping) else {}
+        self.code: str | None = fields.get("code") or fields.get("type")
+        self.message: str = fields.get("message") or message
+        self.status_code: int | None = fields.get("status")
+        self.retryable = fields.get("retryable") is True
 
 
 class MaxIterationsError(LoopError):

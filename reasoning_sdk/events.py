@@ -4,14 +4,24 @@ The classes made once per event on a hot path have slots and are not frozen: a f
 1.7 times as much to make. Treat them as if they were.
 """
 
+import json
+from enum import Enum
 from typing import Any
 
 import attrs
 
-from reasoning_sdk.encoding import parse_json
-from reasoning_sdk.errors import ProtocolError, ReasoningError
+from reasoning_sdk.encoding import encode_json, parse_json
+from reasoning_sdk.errors import InvalidEventError, ProtocolError, ReasoningError
 
-__all__ = ["Connected", "Disconnected", "Message", "ResponseEvent", "ServerSentEvent"]
+__all__ = [
+    "Connected",
+    "Disconnected",
+    "LoopEvent",
+    "LoopEventKind",
+    "Message",
+    "ResponseEvent",
+    "ServerSentEvent",
+]
 
 
 @attrs.define(kw_only=True)
@@ -98,3 +108,77 @@ class Disconnected:
 
     error: ReasoningError
     close_code: int | None = None
+
+
+class LoopEventKind(str, Enum):
+    """What an event of a response loop says; its text is the name on the wire.
+
+    Source: the public Responses API, "Streaming events".
+    """
+
+    CREATED = "response.created"
+    IN_PROGRESS = "response.in_progress"
+    OUTPUT_ITEM_ADDED = "response.output_item.added"
+    CONTENT_PART_ADDED = "response.content_part.added"
+    OUTPUT_TEXT_DELTA = "response.output_text.delta"
+    OUTPUT_TEXT_DONE = "response.output_text.done"
+    REFUSAL_DELTA = "response.refusal.delta"
+    REFUSAL_DONE = "response.refusal.done"
+    REASONING_DELTA = "response.reasoning.delta"
+    REASONING_DONE = "response.reasoning.done"
+    CONTENT_PART_DONE = "response.content_part.done"
+    FUNCTION_CALL_ARGUMENTS_DELTA = "response.function_call_arguments.delta"
+    FUNCTION_CALL_ARGUMENTS_DONE = "response.function_call_arguments.done"
+    OUTPUT_ITEM_DONE = "response.output_item.done"
+    COMPLETED = "response.completed"
+    INCOMPLETE = "response.incomplete"
+    FAILED = "response.failed"
+
+    def __str__(self) -> str:
+        return self.value
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether no event follows it."""
+        return self in _TERMINAL
+
+    @property
+    def is_delta(self) -> bool:
+        """Whether a later event of the same item says it again, with all that belongs to it."""
+        return self in _DELTAS
+
+
+_TERMINAL = frozenset({LoopEventKind.COMPLETED, LoopEventKind.INCOMPLETE, LoopEventKind.FAILED})
+_DELTAS = frozenset(
+    {
+        LoopEventKind.OUTPUT_TEXT_DELTA,
+        LoopEventKind.REFUSAL_DELTA,
+        LoopEventKind.REASONING_DELTA,
+        LoopEventKind.FUNCTION_CALL_ARGUMENTS_DELTA,
+    }
+)
+
+
+@attrs.define
+class LoopEvent:
+    """One event of a response loop.
+
+    Args:
+        sequence: Its number, higher than those of all events of the response before it.
+        kind: What it says.
+        data: The JSON object that a client of the Responses API gets: ``type``,
+            ``sequence_number``, and what the kind has beside them.
+    """
+
+    sequence: int
+    kind: LoopEventKind
+    data: dict[str, Any]
+
+    def to_sse(self) -> bytes:
+        """The event as an event of a ``text/event-stream``. Safe to call from any thread."""
+        try:
+            data = encode_json(self.data)
+        except InvalidEventError:  # half a character, which a model may have cut, only so
+            data = json.dumps(self.data, separators=(",", ":")).encode()
+        head = f"event: {self.kind.value}\nid: {self.sequence}\ndata: "
+        return head.encode() + data + b"\n\n"

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent / PACKAGE
 # ends in ".*" stands for a package, whose modules see each other.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("_version", "errors"),
-    ("arguments", "retry", "typing", "encoding", "events", "steps"),
+    ("arguments", "retry", "cancellation", "encoding", "events", "steps", "typing"),
     (
         "_core",
         "_core.sse",
@@ -24,9 +24,12 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "_core.outbox",
         "_core.display",
         "_core.responses",
+        "_core.turn",
         "_core.chat",
+        "_core.translation",
         "_core.transition",
         "_core.assembly",
+        "_core.narrator",
     ),
     (
         "_io",
@@ -42,6 +45,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "_io.dial",
         "_io.websocket",
         "_io.link",
+        "_io.workers",
+        "_io.model",
     ),
     (
         "viewer",
@@ -54,10 +59,10 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "stores.memory",
         "stores.sql",
     ),
-    ("loop",),
+    ("loop.*",),
     ("processing.*",),
     ("reasoning_layer.*",),
-    ("cli_output", "cli_watch"),
+    ("cli_output", "cli_watch", "cli_run"),
     ("", "cli", "__main__"),  # "" is the package itself
 )
 ORDERED = {1, 2, 3, 8}
