@@ -20,12 +20,21 @@ from reasoning_sdk._version import __version__
 from reasoning_sdk.errors import *  # noqa: F403
 from reasoning_sdk.errors import __all__ as _errors
 from reasoning_sdk.event_source import EventSource, sse_client
-from reasoning_sdk.events import ResponseEvent, ServerSentEvent
+from reasoning_sdk.events import LoopEvent, LoopEventKind, ResponseEvent, ServerSentEvent
 from reasoning_sdk.responses import Response, ResponsesClient, ResponseStream
 from reasoning_sdk.retry import RetryPolicy
 
 # Type checkers read the stub beside this file.
 _LOADED_WHEN_ASKED_FOR = {
+    "cancellation": ["Cancellation"],
+    "loop": [
+        "LoopConfig",
+        "LoopStats",
+        "LoopStream",
+        "ResponseLoop",
+        "UpstreamTarget",
+        "run_response_loop",
+    ],
     "reasoning_layer": [
         "AgentEvent",
         "AttentionShiftEvent",
@@ -41,6 +50,25 @@ _LOADED_WHEN_ASKED_FOR = {
         "ReasoningLayerClient",
         "UnknownEvent",
     ],
+    "sinks": ["CallbackSink", "QueueSink", "RecordingSink", "SSESink", "TeeSink", "ViewerSink"],
+    "steps": [
+        "AgentSchema",
+        "AppendSteps",
+        "ChainStep",
+        "Complete",
+        "Fail",
+        "NextAction",
+        "RecordedStep",
+        "RequestContext",
+        "StepDescriptor",
+        "StepKind",
+        "StepState",
+        "ToolKind",
+        "ToolSchema",
+    ],
+    "stores.memory": ["MemoryStore"],
+    "tools": ["AgentTools", "CombinedTools", "Context", "FunctionTools", "HTTPTools", "NoTools"],
+    "typing": ["EventSink", "MultiStepStore", "ResponseStore", "ToolExecutor"],
     "viewer": ["LostEvent", "ViewerClient", "ViewerRun", "ViewerStats"],
     "websocket": [
         "Codec",
@@ -59,6 +87,8 @@ __all__ = [
     *_errors,
     *_MODULE_OF,
     "EventSource",
+    "LoopEvent",
+    "LoopEventKind",
     "Response",
     "ResponseEvent",
     "ResponseStream",

@@ -1,0 +1,18 @@
+"""The response loop: model call, tools in parallel, model call, …, until there is an answer."""
+
+from reasoning_sdk.loop.config import LoopConfig, UpstreamTarget
+from reasoning_sdk.loop.response_loop import (
+    LoopStats,
+    LoopStream,
+    ResponseLoop,
+    run_response_loop,
+)
+
+__all__ = [
+    "LoopConfig",
+    "LoopStats",
+    "LoopStream",
+    "ResponseLoop",
+    "UpstreamTarget",
+    "run_response_loop",
+]

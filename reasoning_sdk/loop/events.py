@@ -1,0 +1,157 @@
+"""The events of one response: numbered, given to the sink, kept by the store."""
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from reasoning_sdk.errors import ConfigurationError, LoopError, StorageError, StoreError
+from reasoning_sdk.events import LoopEvent, LoopEventKind
+from reasoning_sdk.typing import EventSink, MultiStepStore
+
+__all__ = ["ResponseEvents", "ask_store"]
+
+log = logging.getLogger("reasoning_sdk.loop")
+
+# A response that goes on after a crash may have told of more than was kept. Its next number is
+# higher by more than a model can say in one call.
+_GAP = 1_000_000
+
+
+def ask_store(method: Callable[..., Any], *args: Any, **named: Any) -> Any:
+    """Call a method of a store.
+
+    Raises:
+        StoreError: It has failed, in whatever way.
+    """
+    try:
+        return method(*args, **named)
+    except (StoreError, LoopError, ConfigurationError):
+        raise
+    except Exception as exc:
+        raise StorageError(f"the store has failed: {type(exc).__name__}: {exc}") from exc
+
+
+class ResponseEvents:
+    """Numbers events, gives them to a sink, and keeps them in a store in batches.
+
+    Args:
+        store: Keeps them, if it has ``append_events`` and ``events_after``; ``None`` keeps none.
+        request_id: The response.
+        sink: Gets them; what it raises is logged.
+
+    Attributes:
+        before: The events that were kept before.
+    """
+
+    def __init__(
+        self, store: MultiStepStore | None, request_id: str, sink: EventSink | None
+    ) -> None:
+        append: Callable[..., None] | None = getattr(store, "append_events", None)
+        after: Callable[..., Sequence[LoopEvent]] | None = getattr(store, "events_after", None)
+        self._append = append
+        self._request_id = request_id
+        self._sink = sink
+        self._lock = threading.RLock()  # agents may tell of events, too
+        self._unkept: list[LoopEvent] = []
+        self._told = False
+        self._ended = False
+        self._failures: set[type[Exception]] = set()
+        self._after = after
+        self.before: list[LoopEvent] = []
+        self._next = 0
+
+    def open(self) -> None:
+        """Go on after the events that were kept.
+
+        Raises:
+            StoreError: They cannot be read.
+        """
+        if self._after is not None:
+            append, self._append = self._append, None  # without a number none can be kept
+            self.before = list(ask_store(self._after, self._request_id, None))
+            self._append = append
+        if self.before:
+            last = self.before[-1]
+            self._next = last.sequence + 1 + (0 if last.kind.is_terminal else _GAP)
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anybody takes them."""
+        return self._sink is not None or self._append is not None
+
+    def tell(self, kind: LoopEventKind, data: dict[str, Any]) -> None:
+        """Tell of something. Safe to call from any thread."""
+        if self._sink is None and kind.is_delta:
+            return
+        with self._lock:
+            if self._ended:
+                return
+            event = self._make(kind, data)
+            if self._append is not None and not kind.is_delta:
+                self._unkept.append(event)
+            self._emit(event)
+
+    def keep(self) -> None:
+        """Have the store keep what was told since the last time.
+
+        Raises:
+            StoreError: It cannot.
+        """
+        if self._append is None or not self._unkept:
+            return
+        with self._lock:
+            unkept, self._unkept = self._unkept, []
+        try:
+            ask_store(self._append, self._request_id, unkept)
+        except BaseException:
+            with self._lock:
+                self._unkept[:0] = unkept
+            raise
+
+    def end(self, kind: LoopEventKind, response: Any) -> None:
+        """Tell of the end, when the store has kept it. Whatever follows is not told.
+
+        Raises:
+            StoreError: It cannot be kept, and is no failure: nobody was told.
+        """
+        if self._ended:
+            return
+        event = self._last_one(kind) or self._unkept_end(kind, response)
+        try:
+            self.keep()
+        except StoreError as exc:
+            if kind is not LoopEventKind.FAILED:
+                self._unkept.remove(event)
+                raise
+            log.warning("the end of response %s is not kept: %s", self._request_id, exc)
+        with self._lock:
+            self._ended = True
+            self._emit(event)
+
+    def _unkept_end(self, kind: LoopEventKind, response: Any) -> LoopEvent:
+        event = self._make(kind, {"response": response})
+        self._unkept.append(event)
+        return event
+
+    def _last_one(self, kind: LoopEventKind) -> LoopEvent | None:
+        """The end that was told before, if it is the same and nothing has happened since."""
+        if not self._told and self.before and self.before[-1].kind is kind:
+            return self.before[-1]
+        return None
+
+    def _make(self, kind: LoopEventKind, data: dict[str, Any]) -> LoopEvent:
+        number = self._next
+        self._next += 1
+        self._told = True
+        return LoopEvent(number, kind, {"type": kind.value, "sequence_number": number, **data})
+
+    def _emit(self, event: LoopEvent) -> None:
+        if self._sink is None:
+            return
+        try:
+            self._sink.emit(event)
+        except Exception as exc:  # whoever listens must not stop the work
+            level = logging.DEBUG if type(exc) in self._failures else logging.WARNING
+            self._failures.add(type(exc))
+            log.log(level, "event sink %r failed: %s", type(self._sink).__name__, exc)

@@ -1,0 +1,569 @@
+"""The faces of the response loop: a function over any store, and a client for everyday use."""
+
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any
+from weakref import finalize
+
+import attrs
+import requests
+
+from reasoning_sdk._core.display import response_html
+from reasoning_sdk._core.responses import ResponseState
+from reasoning_sdk._core.transition import check_request
+from reasoning_sdk._io.http import HTTPTransport, check_headers
+from reasoning_sdk._io.model import ModelCaller
+from reasoning_sdk._io.reader import BlockingReader
+from reasoning_sdk._io.thread import Signal
+from reasoning_sdk._io.workers import Workers
+from reasoning_sdk._version import __version__
+from reasoning_sdk.arguments import check_kind, shown
+from reasoning_sdk.cancellation import Cancellation
+from reasoning_sdk.errors import ConfigurationError, ReasoningError, StateError
+from reasoning_sdk.events import LoopEvent, ResponseEvent
+from reasoning_sdk.loop.config import LoopConfig, UpstreamTarget
+from reasoning_sdk.loop.engine import LoopCounts, ResponseRun, response_id_of
+from reasoning_sdk.loop.events import ResponseEvents
+from reasoning_sdk.sinks import SSESink
+from reasoning_sdk.steps import RequestContext, ToolSchema
+from reasoning_sdk.stores.memory import MemoryStore
+from reasoning_sdk.tools import CombinedTools, FunctionTools, NoTools
+from reasoning_sdk.typing import JSON, EventSink, MultiStepStore, ResponseStore, ToolExecutor
+
+__all__ = ["LoopStats", "LoopStream", "ResponseLoop", "run_response_loop"]
+
+_NONE = type(None)
+_DEFAULT_CONFIG = LoopConfig()
+_NO_TOOLS = NoTools()
+
+
+def run_response_loop(
+    store: MultiStepStore,
+    tool_executor: ToolExecutor,
+    ctx: RequestContext,
+    upstream: UpstreamTarget,
+    *,
+    request_id: str,
+    http: requests.Session | None = None,
+    event_sink: EventSink | None = None,
+    scope_parent: str | None = None,
+    config: LoopConfig = _DEFAULT_CONFIG,
+    depth: int = 0,
+    cancel: Cancellation | None = None,
+) -> JSON:
+    """Carry out what a store says, until it says that it is enough. Blocks; from any thread.
+
+    The store is asked for the next action; the steps it names are recorded, taken side by side, and
+    what comes of each is noted; then it is asked again. A chain of steps that is partly there is
+    gone on with: what has ended is not done again. A step that fails stops nobody: the store
+    decides what that means. A store that fails ends the loop.
+
+    Args:
+        store: Says what is next, and keeps what came of it.
+        tool_executor: Calls the tools.
+        ctx: What tools get to know.
+        upstream: The model.
+        request_id: The response in the store.
+        http: A session to ask the model with, with its proxies, adapters and cookies.
+        event_sink: Gets the events of the response. What it raises is logged.
+        scope_parent: The tool call whose agent is carried out, in place of the whole response.
+        config: The limits.
+        depth: The level of this loop, from 0.
+        cancel: Ends the loop, from any thread: a model call that is blocked in a read is cut off,
+            and tools are told to stop and not waited for.
+
+    Returns:
+        The payload of the store's :class:`~reasoning_sdk.Complete`.
+
+    Raises:
+        LoopFailedError: The store has decided to fail.
+        MaxIterationsError: There were ``config.max_iterations`` actions, and it is not complete.
+        MaxDepthError: ``depth`` is beyond ``config.max_depth``.
+        EmptyActionError: The store asked for steps and named none.
+        LoopCanceledError: ``cancel`` was canceled.
+        StoreError: The store has failed.
+        ConfigurationError: An argument cannot work.
+    """
+    check_kind("request_id", request_id, (str,), "a str")
+    check_kind("upstream", upstream, (UpstreamTarget,), "an UpstreamTarget")
+    check_kind("config", config, (LoopConfig,), "a LoopConfig")
+    check_kind("http", http, (requests.Session, _NONE), "a requests.Session")
+    check_kind("cancel", cancel, (Cancellation, _NONE), "a Cancellation")
+    with ExitStack() as stack:
+        transport, workers = _transport(upstream, http), Workers()
+        stack.callback(transport.close)
+        stack.callback(workers.close)
+        run = ResponseRun(
+            store=store,
+            executor=tool_executor,
+            tools=tool_executor.tools(ctx),
+            ctx=ctx,
+            model=_model(transport, upstream, config),
+            workers=workers,
+            request_id=request_id,
+            events=ResponseEvents(store, request_id, event_sink),
+            config=config,
+            cancellation=cancel or Cancellation(),
+            counts=LoopCounts(),
+        )
+        return run.to_its_end(scope_parent, depth)
+
+
+def _transport(upstream: UpstreamTarget, session: requests.Session | None) -> HTTPTransport:
+    def authentication() -> dict[str, str]:
+        key = upstream.api_key() if callable(upstream.api_key) else upstream.api_key
+        check_kind("what api_key gives", key, (str, _NONE), "a str")
+        return {"Authorization": f"Bearer {key}"} if key else {}
+
+    if not callable(upstream.api_key):
+        check_headers(authentication())
+    return HTTPTransport(
+        authenticate=authentication,
+        headers={"User-Agent": f"reasoning-sdk/{__version__}"},
+        session=session,
+    )
+
+
+def _model(transport: HTTPTransport, upstream: UpstreamTarget, config: LoopConfig) -> ModelCaller:
+    return ModelCaller(
+        transport, upstream.url, upstream.api, timeout=config.model_timeout, retry=config.retry
+    )
+
+
+@attrs.frozen(kw_only=True)
+class LoopStats:
+    """What a :class:`ResponseLoop` has done so far.
+
+    Args:
+        running: Responses under way.
+        completed: Responses that were carried to their end, those that are incomplete included.
+        failed: Responses that were not, canceled ones included.
+        model_calls: Model calls that have ended.
+        failed_model_calls: How many of them failed.
+        tool_calls: Tool calls that have ended.
+        failed_tool_calls: How many of them failed.
+    """
+
+    running: int
+    completed: int
+    failed: int
+    model_calls: int
+    failed_model_calls: int
+    tool_calls: int
+    failed_tool_calls: int
+
+
+class ResponseLoop:
+    """Answers requests of the Responses API with a model and tools. Safe to use from any thread.
+
+    Args:
+        upstream: The model.
+        tools: What the model may call: a :class:`~reasoning_sdk.ToolExecutor`, or a sequence of
+            executors and plain functions.
+        store: Keeps the responses; one in memory without.
+        config: The limits.
+        session: A session to ask the model with, with its proxies, adapters and cookies.
+
+    Raises:
+        ConfigurationError: An argument cannot work.
+
+    Example:
+        >>> def add(a: int, b: int) -> int:
+        ...     "Add two numbers."
+        ...     return a + b
+        >>> upstream = UpstreamTarget("http://127.0.0.1:8000/v1")
+        >>> with ResponseLoop(upstream, tools=[add]) as loop:       # doctest: +SKIP
+        ...     loop.run({"model": "qwen3", "input": "What is 2 + 3?"})["status"]
+        'completed'
+    """
+
+    def __init__(
+        self,
+        upstream: UpstreamTarget,
+        *,
+        tools: ToolExecutor | Sequence[ToolExecutor | Callable[..., Any]] = _NO_TOOLS,
+        store: ResponseStore | None = None,
+        config: LoopConfig = _DEFAULT_CONFIG,
+        session: requests.Session | None = None,
+    ) -> None:
+        check_kind("upstream", upstream, (UpstreamTarget,), "an UpstreamTarget")
+        check_kind("config", config, (LoopConfig,), "a LoopConfig")
+        check_kind("session", session, (requests.Session, _NONE), "a requests.Session")
+        self.upstream = upstream
+        self.tools = _executor(tools)
+        self.store: ResponseStore = MemoryStore() if store is None else store
+        if not isinstance(self.store, ResponseStore):
+            raise ConfigurationError(
+                "store must have create_response, end_response, append_events and events_after "
+                f"beside the methods of a MultiStepStore, got a {type(store).__name__}; "
+                "run_response_loop takes a store that has the latter alone"
+            )
+        self.config = config
+        self._transport = _transport(upstream, session)
+        self._model = _model(self._transport, upstream, config)
+        self._workers = Workers()
+        self._counts = LoopCounts()
+        self._completed = self._failed = 0
+        self._running: dict[int, Cancellation] = {}  # one C call adds, removes or copies
+
+    def __repr__(self) -> str:
+        state = "CLOSED" if self._transport.closed else "OPEN"
+        return f"<ResponseLoop {state} {self.upstream.url} running={len(self._running)}>"
+
+    def __enter__(self) -> "ResponseLoop":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def stats(self) -> LoopStats:
+        """What it has done so far."""
+        return LoopStats(
+            running=len(self._running),
+            completed=self._completed,
+            failed=self._failed,
+            **attrs.asdict(self._counts),
+        )
+
+    def close(self) -> None:
+        """Cancel all responses under way, in whatever thread. Safe to call from any thread."""
+        for cancellation in tuple(self._running.values()):
+            cancellation.cancel()
+        self._transport.close()
+        self._workers.close()
+
+    def run(
+        self,
+        request: Mapping[str, Any],
+        *,
+        request_id: str | None = None,
+        sink: EventSink | None = None,
+        cancel: Cancellation | None = None,
+        extensions: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Answer a request, and wait for the answer.
+
+        Args:
+            request: The body of a ``POST /v1/responses``: ``{"model", "input", …}``. With a
+                ``sink``, the model is asked for a stream unless ``stream`` is false.
+            request_id: The id of the response, without ``resp_``; a new one without. With that of
+                a response which has not completed, it is gone on with.
+            sink: Gets the events, in this thread. What it raises is logged.
+            cancel: Ends it, from any thread.
+            extensions: What tools find in their context's ``extensions``.
+
+        Returns:
+            The object of the Responses API; its ``status`` is ``completed``, or ``incomplete``.
+
+        Raises:
+            ConfigurationError: The request cannot be carried out; the message names the field.
+                Nothing was recorded.
+            LoopError: The response has failed, or was canceled.
+            StoreError: The store has failed.
+            StateError: The loop is closed.
+        """
+        check_kind("cancel", cancel, (Cancellation, _NONE), "a Cancellation")
+        job = self._prepare(request, request_id, sink, extensions)
+        return self._carry_out(job, cancel or Cancellation())
+
+    def _prepare(
+        self,
+        request: Mapping[str, Any],
+        request_id: str | None,
+        sink: EventSink | None,
+        extensions: Mapping[str, Any] | None,
+    ) -> "_Job":
+        """Have the store keep a request that can be carried out."""
+        if self._transport.closed:
+            raise StateError("the loop is closed")
+        request_id, api = _checked_id(request_id), self.upstream.api
+        checked = check_request(request, api)
+        if sink is not None:
+            checked.setdefault("stream", True)
+        ctx = RequestContext(model=checked["model"], extensions=dict(extensions or {}))
+        tools = self.tools.tools(ctx)
+        self.store.create_response(request_id, checked, tools=tools, api=api)
+        return _Job(request_id, ctx, tools, sink)
+
+    def _carry_out(self, job: "_Job", cancel: Cancellation) -> dict[str, Any]:
+        own = Cancellation()
+        run = ResponseRun(
+            store=self.store,
+            executor=self.tools,
+            tools=job.tools,
+            ctx=job.ctx,
+            model=self._model,
+            workers=self._workers,
+            request_id=job.request_id,
+            events=ResponseEvents(self.store, job.request_id, job.sink),
+            config=self.config,
+            cancellation=own,
+            counts=self._counts,
+        )
+        self._running[id(own)] = own
+        try:
+            if self._transport.closed:  # just now
+                own.cancel()
+            with cancel.calling(own.cancel):
+                run.to_its_end(None, 0)
+        except BaseException as exc:
+            self._failed += 1
+            if isinstance(exc, ReasoningError):
+                exc.response_id = response_id_of(job.request_id)
+            raise
+        finally:
+            del self._running[id(own)]
+        self._completed += 1
+        response: dict[str, Any] = run.response
+        return response
+
+    def stream(
+        self,
+        request: Mapping[str, Any],
+        *,
+        request_id: str | None = None,
+        extensions: Mapping[str, Any] | None = None,
+    ) -> "LoopStream":
+        """Answer a request, and iterate over the events as they come.
+
+        Arguments and errors as for :meth:`run`, which does the work on another thread.
+        """
+        queue, cancel = _EventQueue(), Cancellation()
+        job = self._prepare(request, request_id, queue, extensions)
+        self._start(job, cancel, queue.end)
+        return LoopStream(queue, response_id_of(job.request_id), cancel)
+
+    def sse(
+        self,
+        request: Mapping[str, Any],
+        *,
+        request_id: str | None = None,
+        extensions: Mapping[str, Any] | None = None,
+        keep_alive: float | None = 15.0,
+    ) -> SSESink:
+        """Answer a request with the body of a ``text/event-stream``, for a web framework.
+
+        Give it to a Flask ``Response`` or a Django ``StreamingHttpResponse``. When the client goes
+        away the response is canceled. Other arguments and errors as for :meth:`run`.
+
+        Args:
+            request: As for :meth:`run`.
+            request_id: As for :meth:`run`.
+            extensions: As for :meth:`run`.
+            keep_alive: Seconds without an event after which a comment is sent; ``None`` sends none.
+
+        Returns:
+            An iterable of bytes.
+        """
+        cancel = Cancellation()
+        sink = SSESink(keep_alive=keep_alive, on_close=cancel.cancel)
+        job = self._prepare(request, request_id, sink, extensions)
+        self._start(job, cancel, lambda error: None)  # its last event tells of it
+        return sink
+
+    def _start(
+        self, job: "_Job", cancel: Cancellation, on_end: Callable[[BaseException | None], None]
+    ) -> None:
+        """Run on another thread."""
+
+        def work() -> None:
+            error: BaseException | None = None
+            try:
+                self._carry_out(job, cancel)
+            except BaseException as exc:  # raised by whoever iterates
+                error = exc
+            on_end(error)
+
+        self._workers.start(work)
+
+
+@attrs.frozen(eq=False)
+class _Job:
+    """A request that the store has kept."""
+
+    request_id: str
+    ctx: RequestContext
+    tools: Sequence[ToolSchema]
+    sink: EventSink | None
+
+
+class LoopStream(BlockingReader[LoopEvent]):
+    """A response that is being carried out: an iterator over its events.
+
+    Made by :meth:`ResponseLoop.stream`. Iterate it, one thread at a time; the rest is safe to use
+    from any thread. Iteration ends after the event that ends the response, or quietly after
+    :meth:`close`, which cancels the response; so does forgetting the stream. When the response
+    does not complete, the iterator raises the error of :meth:`ResponseLoop.run`, after the event
+    that says so.
+    """
+
+    def __init__(self, queue: "_EventQueue", response_id: str, cancellation: Cancellation) -> None:
+        super().__init__()
+        self._queue = queue
+        self._cancellation = cancellation
+        self._state = ResponseState(response_id)
+        self.response_id = response_id
+        finalize(self, cancellation.cancel).atexit = False
+
+    def __repr__(self) -> str:
+        state = self._state
+        return (
+            f"<LoopStream {self._status().upper()} {self.response_id} "
+            f"items={len(state.items)} characters={len(state.text)}>"
+        )
+
+    def _status(self) -> str:
+        if self._closing.is_set() and not self._state.terminal:
+            return "closed"
+        return self._state.status
+
+    def _repr_html_(self) -> str:
+        state = self._state
+        return response_html(
+            status=self._status(),
+            response_id=self.response_id,
+            model=state.model,
+            items=state.items,
+            open_text=state.open_text,
+            usage=state.usage,
+            problem=str(state.error or ""),
+        )
+
+    def __next__(self) -> LoopEvent:
+        while True:
+            for event in self._batch:
+                self._take_in(event)
+                return event
+            self._fetch()
+
+    @property
+    def text(self) -> str:
+        """The output text so far."""
+        return self._state.text
+
+    @property
+    def items(self) -> list[dict[str, Any]]:
+        """The output items finished so far."""
+        return list(self._state.items)
+
+    @property
+    def response(self) -> dict[str, Any]:
+        """The object of the Responses API, when the stream has ended.
+
+        Raises:
+            StateError: It has not.
+        """
+        if not self._state.terminal:
+            raise StateError("the response has not ended")
+        return self._state.response.data
+
+    def text_deltas(self) -> Iterator[str]:
+        """Iterate over the output text as it arrives. One thread at a time.
+
+        Yields:
+            Pieces of text.
+
+        Raises:
+            ReasoningError: As the iteration over the events.
+        """
+        for event in self:
+            if self._state.new_text and "agent" not in event.data:
+                yield self._state.new_text
+
+    def until_done(self) -> dict[str, Any]:
+        """Read the stream to its end. One thread at a time.
+
+        Returns:
+            The object of the Responses API.
+
+        Raises:
+            StateError: The stream was closed before its end.
+            ReasoningError: As the iteration over the events.
+        """
+        for _ in self:
+            pass
+        return self.response
+
+    def _take_in(self, event: LoopEvent) -> None:
+        if "agent" not in event.data:
+            self._state.apply(ResponseEvent(type=event.kind.value, data=event.data))
+
+    def _next_batch(self) -> Sequence[LoopEvent]:
+        return self._queue.take()
+
+    def _free(self) -> None:
+        self._cancellation.cancel()
+        self._queue.wake()
+
+
+class _EventQueue:
+    """Hands events from the thread that runs a response to the one that reads it."""
+
+    def __init__(self) -> None:
+        self._events: deque[LoopEvent] = deque()
+        self._signal = Signal()
+        self._ended = False
+        self._error: BaseException | None = None
+
+    def emit(self, event: LoopEvent) -> None:
+        self._events.append(event)
+        self._signal.give()
+
+    def end(self, error: BaseException | None) -> None:
+        """Nothing comes any more."""
+        self._error = error
+        self._ended = True
+        self._signal.give()
+
+    def wake(self) -> None:
+        self._signal.give()
+
+    def take(self) -> list[LoopEvent]:
+        """Wait for events.
+
+        Raises:
+            StopIteration: None comes any more.
+            ReasoningError: None comes any more, because of this.
+        """
+        if not self._events and not self._ended:
+            self._signal.take(None)
+        events = []
+        while self._events:
+            events.append(self._events.popleft())
+        if not events and self._ended:
+            if self._error is not None:
+                raise self._error
+            raise StopIteration
+        return events
+
+
+def _executor(tools: Any) -> ToolExecutor:
+    """What calls the tools that were given."""
+    if isinstance(tools, ToolExecutor):
+        return tools
+    if isinstance(tools, str) or not isinstance(tools, Iterable):
+        kind = type(tools).__name__
+        raise ConfigurationError(f"tools must be a ToolExecutor or a list of tools, got a {kind}")
+    functions, executors = FunctionTools(), []
+    for tool in tools:
+        if isinstance(tool, ToolExecutor):
+            executors.append(tool)
+        else:
+            functions.register(tool)
+    return CombinedTools(functions, *executors)
+
+
+def _checked_id(request_id: Any) -> str:
+    check_kind("request_id", request_id, (str, _NONE), "a str")
+    if request_id == "":
+        raise ConfigurationError(f"request_id must not be empty, got {shown(request_id)}")
+    return request_id or uuid.uuid4().hex
