@@ -21,6 +21,7 @@ import urllib3
 from tests.support.aimock import AimockServer, missing_aimock
 from tests.support.fault_proxy import FaultProxy
 from tests.support.llmock import LlmockServer
+from tests.support.model_server import ModelServer
 from tests.support.scripted import ScriptedServer
 from tests.support.websocket_peer import WebSocketPeer
 
@@ -262,3 +263,22 @@ def connect(websocket_peer: WebSocketPeer) -> Iterator["Callable[..., WebSocketC
     yield make
     for connection in made:
         connection.close(0)
+
+
+@pytest.fixture
+def model_server() -> Iterator[Callable[..., ModelServer]]:
+    """Makes scripted models, ``model_server([Call(("add", {"a": 1})), Say("1")])``, and stops them.
+
+    A request for which there is no turn fails the test.
+    """
+    servers: list[ModelServer] = []
+
+    def make(*args: Any, **kwargs: Any) -> ModelServer:
+        servers.append(ModelServer(*args, **kwargs))
+        return servers[-1]
+
+    yield make
+    for server in servers:
+        server.stop()
+    for server in servers:
+        server.check()
