@@ -113,8 +113,15 @@ class Disconnected:
 class LoopEventKind(str, Enum):
     """What an event of a response loop says; its text is the name on the wire.
 
+    Attributes:
+        is_terminal: Whether no event follows it.
+        is_delta: Whether a later event of the same item says it again, with all that belongs to it.
+
     Source: the public Responses API, "Streaming events".
     """
+
+    is_terminal: bool
+    is_delta: bool
 
     CREATED = "response.created"
     IN_PROGRESS = "response.in_progress"
@@ -135,28 +142,12 @@ class LoopEventKind(str, Enum):
     FAILED = "response.failed"
 
     def __str__(self) -> str:
-        return self.value
-
-    @property
-    def is_terminal(self) -> bool:
-        """Whether no event follows it."""
-        return self in _TERMINAL
-
-    @property
-    def is_delta(self) -> bool:
-        """Whether a later event of the same item says it again, with all that belongs to it."""
-        return self in _DELTAS
+        return str(self.value)
 
 
-_TERMINAL = frozenset({LoopEventKind.COMPLETED, LoopEventKind.INCOMPLETE, LoopEventKind.FAILED})
-_DELTAS = frozenset(
-    {
-        LoopEventKind.OUTPUT_TEXT_DELTA,
-        LoopEventKind.REFUSAL_DELTA,
-        LoopEventKind.REASONING_DELTA,
-        LoopEventKind.FUNCTION_CALL_ARGUMENTS_DELTA,
-    }
-)
+for _kind in LoopEventKind:  # plain attributes: they are asked for with every event
+    _kind.is_terminal = _kind.value.rpartition(".")[2] in {"completed", "incomplete", "failed"}
+    _kind.is_delta = _kind.value.endswith(".delta")
 
 
 @attrs.define

@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, Generic, Protocol, TypeVar
+from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -32,12 +33,14 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, ProxyError
 
-__all__ = ["Exchange", "Session", "Stack", "ask", "can_ask"]
+__all__ = ["Exchange", "Session", "Stack", "ask", "can_ask", "read_uncoded", "uncoded_body"]
 
 _BUFFER_SIZE = 64 * 1024
 _RESET = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)  # linger, for no time
 _MOST_IDLE = 100
 _BODY_SECONDS = 1.0
+_MOST_ORIGINS = 64
+_ALL_FROM_ENVIRONMENT: tuple[Any, ...] = ({}, True, None, None)
 _INTERIM = frozenset(range(102, 200))
 _current: "ContextVar[Exchange | None]" = ContextVar("current exchange", default=None)
 
@@ -235,6 +238,23 @@ class _Response(http.client.HTTPResponse):
             if left < 0:
                 self._close_conn()  # type: ignore[attr-defined]
                 raise http.client.IncompleteRead(b"")
+
+
+def uncoded_body(raw: Any) -> Any:
+    """The body of an answer of ours that comes in HTTP chunks and in no content coding, or none."""
+    body = getattr(raw, "_fp", None)
+    plain = isinstance(body, _Response) and body.chunked and "content-encoding" not in raw.headers
+    return body if plain else None
+
+
+def read_uncoded(raw: Any, body: Any, size: int) -> bytes:
+    """Read from such a body; what urllib3 does for any other takes several times as long."""
+    try:
+        data: bytes = body.read1(size)
+    except BaseException:
+        with raw._error_catcher():  # tells of it as it would, and sees to the connection
+            raise
+    return data or raw.read1(size)  # which sees to the connection at the end
 
 
 def _split_chunks(buffered: bytes, left: int | None) -> tuple[bytes, int, int | None]:
@@ -460,12 +480,28 @@ class _Adapter(HTTPAdapter):
 
 
 class Session(requests.Session):
-    """A session whose requests an :class:`Exchange` bounds, and that follows no redirect."""
+    """A session whose requests an :class:`Exchange` bounds, and that follows no redirect.
+
+    It asks the environment for proxies and certificates once for each origin, not at each request.
+    """
 
     def __init__(self) -> None:
         super().__init__()
+        self._settings: dict[tuple[str, str], Any] = {}
         for prefix in ("http://", "https://"):
             self.mount(prefix, _Adapter(pool_maxsize=_MOST_IDLE))
+
+    def merge_environment_settings(self, url: Any, *args: Any) -> Any:
+        """What a request there is sent with."""
+        if args != _ALL_FROM_ENVIRONMENT:
+            return super().merge_environment_settings(url, *args)
+        parts = urlsplit(url)
+        settings = self._settings.get(parts[:2])
+        if settings is None:
+            if len(self._settings) >= _MOST_ORIGINS:
+                self._settings.clear()
+            settings = self._settings[parts[:2]] = super().merge_environment_settings(url, *args)
+        return settings
 
     def get_redirect_target(self, resp: requests.Response) -> None:
         """None: requests would read the whole body of a redirect to know the next request."""

@@ -17,7 +17,7 @@ from requests.structures import CaseInsensitiveDict
 from urllib3.util.response import is_fp_closed
 
 from reasoning_sdk._io.clock import SYSTEM_CLOCK, Clock
-from reasoning_sdk._io.exchange import Exchange, Session, Stack
+from reasoning_sdk._io.exchange import Exchange, Session, Stack, read_uncoded, uncoded_body
 from reasoning_sdk._io.translate import FOREIGN, Hide, beginning, origin, status_error, translate
 from reasoning_sdk.arguments import check_seconds
 from reasoning_sdk.encoding import parse_json
@@ -207,6 +207,8 @@ class HTTPTransport:
         retry: When to try again.
         retried_statuses: Statuses that are tried again.
         retry_server_errors: Whether all from 500 on are, too.
+        follow_elsewhere: Whether a redirect to another origin is followed, without credentials. If
+            not, it is an error that names that origin.
         session: The caller's own session, used as it is, in place of ours.
         clock: Time.
 
@@ -224,6 +226,7 @@ class HTTPTransport:
         retry: RetryPolicy | None = None,
         retried_statuses: frozenset[int] = RETRIED_STATUSES,
         retry_server_errors: bool = True,
+        follow_elsewhere: bool = True,
         session: requests.Session | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
@@ -237,6 +240,7 @@ class HTTPTransport:
         self._is_passing = partial(
             is_passing, statuses=retried_statuses, server_errors=retry_server_errors
         )
+        self._follow_elsewhere = follow_elsewhere
         self._given_session = session
         self._clock = clock
         self._closed = threading.Event()
@@ -398,13 +402,16 @@ class HTTPTransport:
 
     def _follow(self, request: requests.Request, exchange: Exchange) -> "HTTPStream":
         """Send a request, and again to where it is redirected; credentials stay at home."""
-        home, hide = None, Hide()
+        home, hide, stream = None, Hide(), None
         self._exchanges.add(exchange)
         try:
             for _ in range(_MAX_REDIRECTS):
                 with self._session() as session:
                     prepared = _prepare(session, request, home)
-                    home = home or origin(str(prepared.url))
+                    where = origin(str(prepared.url))
+                    home = home or where
+                    if stream is not None and where != home and not self._follow_elsewhere:
+                        raise self._not_followed(stream, where)
                     hide.learn(prepared.headers)
                     hide.learn_query(prepared.url)
                     stream = self._send(session, prepared, exchange, hide)
@@ -419,6 +426,11 @@ class HTTPTransport:
         finally:
             self._exchanges.discard(exchange)
         raise ProtocolError(f"more than {_MAX_REDIRECTS} redirects from {home}")
+
+    def _not_followed(self, stream: "HTTPStream", where: str) -> APIStatusError:
+        """The error for a redirect to another origin; of where it leads it tells no more."""
+        headers = {**stream.headers, "location": where}
+        return status_error(stream.status, headers, b"", stream.hide, self._clock.time())
 
     def _send(
         self,
@@ -507,6 +519,7 @@ class HTTPStream:
         self._reading = threading.Lock()
         self._closed = False
         self._ended = False
+        self._uncoded = uncoded_body(response.raw)
         exchange.attach_answer(response.raw)
 
     def __enter__(self) -> "HTTPStream":
@@ -567,7 +580,11 @@ class HTTPStream:
         raw = self._response.raw
         while not self._ended:
             self._exchange.arm()
-            data: bytes = raw.read1(_READ_SIZE, decode_content=True)
+            data: bytes
+            if self._uncoded is None:
+                data = raw.read1(_READ_SIZE, decode_content=True)
+            else:
+                data = read_uncoded(raw, self._uncoded, _READ_SIZE)
             whole = is_fp_closed(raw._fp)
             if whole:  # its connection may serve another request by now
                 self._exchange.attach(None)

@@ -710,6 +710,23 @@ def test_cookies_of_home_are_not_shown_elsewhere(scripted: Scripted, make: Make)
     assert all("cookie" not in request.headers for request in other.requests)
 
 
+@pytest.mark.parametrize("way", range(5))
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_another_origin_hears_nothing_where_that_is_asked(
+    scripted: Scripted, make: Make, way: int, method: str
+) -> None:
+    home, other = scripted(), scripted()
+    target = elsewhere(other)[way].replace("{home}", str(home.port)) + "?code=code-0123"
+    html = b"<html>307 Temporary Redirect</html>"
+    home.then(redirect("/b", 307), answer(307, html, headers={"Location": target}))
+    with pytest.raises(r.APIStatusError, match=r"307 .*a redirect to http.*not followed") as caught:
+        make(follow_elsewhere=False).request(method, home.url("/"), body=b"{}")
+    assert f":{other.port} that" in str(caught.value)
+    assert "code-0123" not in str(vars(caught.value)) + str(caught.value)
+    assert [request.path for request in home.requests] == ["/", "/b"]
+    assert other.accepted == 0
+
+
 def test_from_https_to_http_is_not_followed(
     scripted: Scripted, http: HTTPTransport, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,7 +7,6 @@ import math
 import pytest
 import requests
 
-from reasoning_sdk import tools as module
 from reasoning_sdk.errors import (
     ConfigurationError,
     LoopCanceledError,
@@ -19,6 +18,7 @@ from reasoning_sdk.errors import (
 from reasoning_sdk.retry import RetryPolicy
 from reasoning_sdk.steps import RequestContext, ToolSchema
 from reasoning_sdk.tools import HTTPTools
+from reasoning_sdk.tools import http as module
 from reasoning_sdk.typing import ToolExecutor
 from tests.support.scripted import (
     answer,
@@ -173,15 +173,27 @@ def test_a_tool_has_a_key_of_its_own_or_that_of_all(scripted, tool, common, own,
     assert server.requests[0].headers.get("Authorization") == sent
 
 
-def test_the_idempotency_key_is_that_of_the_call_whatever_its_id_looks_like(scripted, tool):
+def test_the_idempotency_key_is_the_step_and_the_same_when_it_is_taken_again(scripted, tool):
     server = scripted(json_answer(200, 1), repeat_last=True)
     tools = tool(server.url("/"))
-    for call_id in ("a", "a", "b", "ü\r\n\ud800" * 1000):
-        call(tools, call_id=call_id)
-    call(tools, {"x": 1}, call_id="a")
+    for step in ("step_1", "step_1", "step_2"):  # whose calls have the same id
+        call(tools, ctx=RequestContext(step_id=step))
     keys = [request.headers["Idempotency-Key"] for request in server.requests]
-    assert keys[0] == keys[1]
-    assert len(set(keys)) == 4
+    assert keys == ["step_1", "step_1", "step_2"]
+
+
+def test_a_call_without_a_step_has_an_idempotency_key_of_its_own(scripted, tool):
+    server = scripted(json_answer(200, 1), repeat_last=True)
+    tools = tool(server.url("/"))
+    call(tools)
+    call(tools)
+    keys = {request.headers["Idempotency-Key"] for request in server.requests}
+    assert len(keys) == 2
+
+
+def test_a_strange_id_of_a_call_goes_nowhere(scripted, tool):
+    server = scripted(json_answer(200, 1))
+    assert call(tool(server.url("/")), call_id="ü\r\n\ud800" * 1000) == 1
 
 
 ANSWERS = [
