@@ -4,11 +4,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks import harness, import_time, responses, sse, viewer, websocket
+from benchmarks import harness, import_time, loop, responses, sse, viewer, websocket
 
 PAGE = Path(__file__).parent.parent / "docs" / "topics" / "performance.md"
 BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
-PARTS = ["sse", "responses", "viewer", "websocket", "import_time"]
+PARTS = ["sse", "responses", "viewer", "websocket", "loop", "import_time"]
 FEWEST_ROUNDS = 7
 
 
@@ -50,21 +50,23 @@ def main() -> int:
 def run(parts: list[str], rounds: int, *, small: bool = False) -> tuple[list[str], bool]:
     """Measure some of the parts, as one run."""
     sizes_sse, sizes_responses, sizes_viewer = sse.Sizes(), responses.Sizes(), viewer.Sizes()
-    sizes_websocket = websocket.Sizes()
+    sizes_websocket, sizes_loop = websocket.Sizes(), loop.Sizes()
     if small:
         sizes_sse = sse.Sizes(events=700, large=1_600_000, lines=20_000, repeat=1)
         sizes_responses = responses.Sizes(events=700, alone=5, timed=5, turns=1)
-        sizes_viewer, sizes_websocket = viewer.SMALL, websocket.SMALL
+        sizes_viewer, sizes_websocket, sizes_loop = viewer.SMALL, websocket.SMALL, loop.SMALL
     with (
         responses.server() as port,
         viewer.server() as control,
         websocket.server() as websocket_port,
+        loop.server() as loop_port,
     ):
         comparisons = {
             "sse": sse.comparisons(sizes_sse),
             "responses": responses.comparisons(sizes_responses, port),
             "viewer": viewer.comparisons(sizes_viewer, control),
             "websocket": websocket.comparisons(sizes_websocket, websocket_port),
+            "loop": loop.comparisons(sizes_loop, loop_port),
             "import_time": import_time.comparisons(),
         }
         return harness.measure([c for part in parts for c in comparisons[part]], rounds)
