@@ -1,6 +1,7 @@
 """Configuration of Sphinx. No inventory of another project is fetched: a build needs no network."""
 
 import builtins
+from enum import Enum
 from typing import Any
 
 from docutils import nodes
@@ -42,13 +43,13 @@ napoleon_numpy_docstring = False
 
 # Names of the standard library and of the dependencies are true, but without their inventories they
 # cannot be linked.
-UNLINKED = "collections contextlib datetime enum json logging os pathlib pickle ssl threading types"
-UNLINKED += " typing uuid requests sseclient urllib3"
+UNLINKED = "asyncio collections contextlib datetime enum functools json logging os pathlib pickle"
+UNLINKED += " ssl threading types typing uuid requests sseclient urllib3"
 BUILTIN = [name for name in dir(builtins) if not name.startswith("_")]
 nitpick_ignore_regex = [
     (r"py:.*", "|".join(BUILTIN)),
     (r"py:.*", rf"({'|'.join(UNLINKED.split())})(\..+)?"),
-    (r"py:.*", r"reasoning_sdk\..+\._T"),  # a type variable
+    (r"py:.*", r"reasoning_sdk\..+\._[FT]"),  # type variables
 ]
 
 
@@ -65,5 +66,15 @@ def find_error(
     )
 
 
+def hide_signature(
+    app: Sphinx, what: str, name: str, thing: Any, options: Any, signature: str, returned: str
+) -> tuple[str, None] | None:
+    """Nobody calls a protocol, nor makes a member of an enum."""
+    if what != "class" or not (getattr(thing, "_is_protocol", False) or issubclass(thing, Enum)):
+        return None
+    return "", None
+
+
 def setup(app: Sphinx) -> None:
+    app.connect("autodoc-process-signature", hide_signature)
     app.connect("missing-reference", find_error)

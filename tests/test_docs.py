@@ -13,7 +13,7 @@ import pytest
 import typer
 
 import reasoning_sdk
-from reasoning_sdk import ResponsesClient, ViewerClient, cli
+from reasoning_sdk import HTTPTools, ResponseLoop, ResponsesClient, ViewerClient, cli
 from tests.support.counting import CountingServer
 from tests.support.llmock import LlmockServer
 from tests.support.websocket_peer import WebSocketPeer
@@ -96,7 +96,8 @@ def test_the_code_of_a_page_runs(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr("logging.basicConfig", lambda **options: None)
     names: dict[str, Any] = {"__name__": "page"}
-    with CountingServer() as viewer, closing_all(monkeypatch, ResponsesClient, ViewerClient):
+    closed = (ResponsesClient, ViewerClient, ResponseLoop, HTTPTools)
+    with CountingServer() as viewer, closing_all(monkeypatch, *closed):
         monkeypatch.setenv("VIEWER_ADDRESS", viewer.url)
         monkeypatch.setenv("VIEWER_SIGNATURE", "test-secret")
         for block in python_of(page):
@@ -139,7 +140,7 @@ def command_lines() -> list[tuple[str, list[str]]]:
                     words = shlex.split(line.removeprefix("$ ").partition("#")[0])
                     if "reasoning-sdk" in words:
                         arguments = words[words.index("reasoning-sdk") + 1 :]
-                        end = [arguments.index(word) for word in arguments if word in ("|", ">")]
+                        end = [arguments.index(word) for word in arguments if word in set("|<>")]
                         found.append((name_of(page), arguments[: min(end, default=None)]))
     return found
 

@@ -21,12 +21,14 @@ from flask import Flask, Response, request
 from nbclient import NotebookClient
 from werkzeug.serving import make_server
 
-from reasoning_sdk import ServerSentEvent, iter_events
+from reasoning_sdk import EventSource, RetryPolicy, ServerSentEvent, iter_events
 from tests.support import recordings
 from tests.support.agent_service import AgentService, cut, telling
 from tests.support.aimock import AimockServer
 from tests.support.counting import CountingServer
 from tests.support.llmock import LlmockServer
+from tests.support.model_server import Call, Cut, Hang, ModelServer, Refuse, Say
+from tests.support.processes import ServerProcess
 from tests.support.scripted import (
     Connection,
     Handler,
@@ -451,6 +453,224 @@ def test_relay_tells_the_browser_when_it_shuts_down(
             assert "event: text" in next(parts)
         client.close()
         assert [part.partition("\n")[0] for part in parts] == ["event: error"]
+
+
+# -- agent.py ------------------------------------------------------------------------------------
+
+Models = Callable[..., ModelServer]
+QUESTION = "Which is warmer today, Oslo or Rome?"
+TRAINS = {"origin": "Oslo", "destination": "Rome", "day": "2026-07-01"}
+PLAN = [
+    Call(
+        ("get_weather", {"city": "Oslo"}, "c1"),
+        ("get_weather", {"city": "Atlantis"}, "c2"),
+        ("find_trains", TRAINS, "c3"),
+    ),
+    Call(("find_trains", {**TRAINS, "day": "tomorrow"}, "c4"), ("note", {"text": "Rome"}, "c5")),
+    Say("Rome, by train."),
+]
+
+
+def test_agent_tells_of_text_calls_and_results_as_they_come(model_server: Models) -> None:
+    model = model_server(PLAN)
+    done = run("agent.py", QUESTION, base_url=model.url)
+    assert (done.returncode, done.stderr) == (0, "")
+    calls, results, more, more_results, text, end = split(
+        done.stdout.splitlines(), [3, 3, 2, 2, 1, 1]
+    )
+    unknown = "LookupError: no weather is known of Atlantis, only of Oslo, Paris, Rome"
+    trains = [f'{{"from":"Oslo","to":"Rome","at":"2026-07-01T{h}:00"}}' for h in ("08", "14")]
+    assert calls[0] == '-> get_weather({"city":"Oslo"}) [c1]'
+    assert sorted(results) == [
+        '<- [c1] {"city":"Oslo","degrees":4}',
+        f'<- [c2] failed: {{"error":{{"type":"tool_error","message":"{unknown}"}}}}',
+        f"<- [c3] [{trains[0]},{trains[1]}]",
+    ]
+    assert [line[:2] for line in more] == ["->", "->"]
+    assert sorted(more_results)[0].startswith('<- [c4] failed: {"error":{"type":"invalid_arguments')
+    assert sorted(more_results)[1] == "<- [c5] noted"
+    assert text == ["Rome, by train."]
+    assert end == ["-- 54 tokens, notes: ['Rome']"]
+    first = model.bodies[0]
+    assert [message["role"] for message in first["messages"]] == ["system", "user"]
+    assert first["messages"][1]["content"] == QUESTION
+    tools = {tool["function"]["name"]: tool["function"] for tool in first["tools"]}
+    assert tools["get_weather"]["parameters"]["properties"]["city"]["description"]
+    assert set(tools) == {"get_weather", "find_trains", "note", "translator"}
+    assert model.requests[0].headers["Authorization"] == "Bearer test-key"
+
+
+def split(lines: list[str], sizes: list[int]) -> Iterator[list[str]]:
+    for size in sizes:
+        yield lines[:size]
+        lines = lines[size:]
+    assert lines == []
+
+
+def test_agent_asks_its_helper(model_server: Models) -> None:
+    def turn(body: Any) -> Say:
+        if body["messages"][0]["content"].startswith("Translate"):
+            assert "tools" not in body
+            return Say(body["messages"][1]["content"].upper())
+        asked = body["messages"][-1]["role"] == "user"
+        return Call(("translator", {"input": "to Norwegian: hi"}, "c1")) if asked else Say("Hei.")
+
+    done = run("agent.py", base_url=model_server(turn).url)
+    assert done.stdout.splitlines() == [
+        '-> translator({"input":"to Norwegian: hi"}) [c1]',
+        "<- [c1] TO NORWEGIAN: HI",
+        "Hei.",
+        "-- 54 tokens, notes: []",
+    ]
+
+
+def test_agent_says_what_went_wrong(model_server: Models) -> None:
+    refused = Refuse(401, {"error": {"message": "bad key", "code": "invalid_api_key"}})
+    done = run("agent.py", base_url=model_server([refused]).url)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.strip() == "LoopFailedError: response failed: invalid_api_key: bad key"
+
+
+def test_agent_ends_cleanly_with_ctrl_c(model_server: Models) -> None:
+    model = model_server([Hang(3)])
+    with started("agent.py", base_url=model.url) as process:
+        assert read(process, 5) == "Hello"
+        interrupt(process.pid)
+        _, err = process.communicate(timeout=DEADLINE)
+    assert (process.returncode, err) == (130, "")
+    model.http.wait_no_connections(DEADLINE)
+
+
+# -- flask_agent.py, django_agent.py, and "browser_agent.py", which both import -------------------
+
+
+class AgentServer(ServerProcess):
+    """One of the apps on the server that its framework comes with."""
+
+    def __init__(self, name: str, base_url: str, keep_alive: float) -> None:
+        self.name = name
+        variables = {**environment(base_url), "KEEP_ALIVE": str(keep_alive)}
+        super().__init__(self._command, environment=variables)
+
+    def _command(self, port: int) -> list[str]:
+        file = str(EXAMPLES / self.name)
+        if self.name == "flask_agent.py":
+            return [sys.executable, "-m", "flask", "--app", file, "run", "--port", str(port)]
+        return [sys.executable, file, "runserver", "--noreload", f"127.0.0.1:{port}"]
+
+    def ask(self) -> str:
+        """Ask; gives the URL of the events."""
+        id = self.control("POST", "/responses", json={"question": QUESTION})["id"]
+        return f"{self.url}/responses/{id}/events"
+
+
+@pytest.fixture(params=["flask_agent.py", "django_agent.py"])
+def agent_server(request: pytest.FixtureRequest) -> Iterator[Callable[..., AgentServer]]:
+    """Starts one of the apps in front of a model."""
+    with contextlib.ExitStack() as stack:
+
+        def start(model: ModelServer, keep_alive: float = 15.0) -> AgentServer:
+            made = AgentServer(request.param, model.url, keep_alive)
+            server: AgentServer = stack.enter_context(made)
+            return server
+
+        yield start
+
+
+def following_events(url: str, last_event_id: str = "") -> EventSource:
+    """One connection, as a browser makes it."""
+    never = RetryPolicy(max_attempts=0)
+    return EventSource(url, last_event_id=last_event_id, retry=never, timeout=DEADLINE)
+
+
+def until_the_end(source: EventSource) -> Iterator[ServerSentEvent]:
+    for event in source:
+        yield event
+        if event.event in ("response.completed", "response.failed"):
+            return
+
+
+def deltas_of(events: list[ServerSentEvent]) -> str:
+    return "".join(event.json().get("delta", "") for event in events if "text.delta" in event.event)
+
+
+def test_agent_app_streams_text_calls_and_results(
+    agent_server: Callable[..., AgentServer], model_server: Models
+) -> None:
+    model = model_server([*PLAN[:2], Say("Rome, by train.", gate="text")])
+    server = agent_server(model)
+    page = requests.get(server.url, timeout=DEADLINE)
+    assert (page.status_code, "new EventSource" in page.text) == (200, True)
+    with following_events(server.ask()) as arriving:
+        events = []
+        for event in until_the_end(arriving):
+            events.append(event)
+            if event.event == "response.output_text.delta":
+                model.open("text")  # the first piece is here before the others are sent
+    assert deltas_of(events) == "Rome, by train."
+    assert [event.event for event in (events[0], events[-1])] == [
+        "response.created",
+        "response.completed",
+    ]
+    output = events[-1].json()["response"]["output"]
+    assert [item["type"] for item in output].count("function_call_output") == 5
+    numbers = [int(event.id) for event in events]
+    assert numbers == [event.json()["sequence_number"] for event in events]
+    assert numbers == sorted(set(numbers))
+
+
+def test_agent_app_goes_on_when_the_browser_comes_back(
+    agent_server: Callable[..., AgentServer], model_server: Models
+) -> None:
+    model = model_server([PLAN[0], Say("Oslo …", gate="cut"), Say("Rome.")])
+    url = agent_server(model).ask()
+    with following_events(url) as arriving:
+        first = []
+        for event in arriving:
+            first.append(event)
+            if event.event == "response.output_text.delta":
+                break
+    seen = first[:6]  # it had not got more
+    with following_events(url, seen[-1].id) as arriving:
+        rest = list(until_the_end(arriving))
+    model.open("cut")
+    numbers = [int(event.id) for event in (*seen, *rest)]
+    assert numbers == sorted(set(numbers))
+    done = [event.json()["item"] for event in (*seen, *rest) if "item.done" in event.event]
+    calls = [item["call_id"] for item in done if item["type"] == "function_call"]
+    assert (calls, len(done)) == (["c1", "c2", "c3"], 7)
+    assert rest[-1].event == "response.completed"
+    assert deltas_of(rest) == "Rome."
+    assert len(model.requests) == 3  # the tools' turn was not asked for again
+
+    with following_events(f"{url}?starting_after={rest[-3].id}") as arriving:
+        assert [event.id for event in until_the_end(arriving)] == [event.id for event in rest[-2:]]
+    assert len(model.requests) == 3
+
+
+@pytest.mark.parametrize("where", ["model", "answer"])
+def test_agent_app_ends_the_work_when_the_browser_goes_away(
+    agent_server: Callable[..., AgentServer], model_server: Models, where: str
+) -> None:
+    model = model_server([Hang(None if where == "model" else 3)])
+    with following_events(agent_server(model, keep_alive=0.02).ask()) as arriving:
+        assert next(arriving).event == "response.created"
+        model.wait_for_requests(1)
+    model.http.wait_no_connections(DEADLINE)
+
+
+def test_agent_app_tells_the_browser_what_went_wrong(
+    agent_server: Callable[..., AgentServer], model_server: Models
+) -> None:
+    server = agent_server(model_server([Cut(3)]))
+    with following_events(server.ask()) as arriving:
+        *_, last = until_the_end(arriving)
+    assert last.event == "response.failed"
+    assert "closed before its end" in last.json()["response"]["error"]["message"]
+    unknown = requests.get(f"{server.url}/responses/unknown/events", timeout=DEADLINE)
+    assert unknown.status_code == 404
+    form = requests.post(f"{server.url}/responses", data={"question": "x"}, timeout=DEADLINE)
+    assert form.status_code == 415
 
 
 # -- notebook.ipynb ------------------------------------------------------------------------------

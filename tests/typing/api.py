@@ -15,11 +15,19 @@ import sseclient
 
 from reasoning_sdk import (
     AgentEvent,
+    AgentSchema,
+    AgentTools,
     APIStatusError,
+    AppendSteps,
     AttentionShiftEvent,
     AuthenticationError,
     BadRequestError,
+    CallbackSink,
+    Cancellation,
+    ChainStep,
     Codec,
+    CombinedTools,
+    Complete,
     ConcurrencyError,
     ConfigurationError,
     ConflictError,
@@ -29,69 +37,100 @@ from reasoning_sdk import (
     ConnectionLostError,
     ConnectionState,
     ConnectTimeoutError,
+    Context,
     CycleCompleteEvent,
     Disconnected,
     EmptyActionError,
     ErrorEvent,
+    EventSink,
     EventSinkError,
     EventSource,
     EventStream,
+    Fail,
     ForbiddenCloseError,
+    FunctionTools,
     GoalCompletedEvent,
     HeartbeatEvent,
     HitlRequestEvent,
+    HTTPTools,
     IdleTimeoutError,
     ImpasseDetectedEvent,
     InvalidEventError,
     KbChangeEvent,
     LeaseLostError,
     LoopCanceledError,
+    LoopConfig,
     LoopError,
+    LoopEvent,
+    LoopEventKind,
     LoopFailedError,
+    LoopStats,
+    LoopStream,
     LostEvent,
     MaxDepthError,
     MaxIterationsError,
+    MemoryStore,
     Message,
+    MultiStepStore,
+    NextAction,
     NotFoundError,
+    NoTools,
     PermissionDeniedError,
     ProtocolError,
+    QueueSink,
     RateLimitError,
     ReasoningError,
     ReasoningLayerClient,
+    RecordedStep,
+    RecordingSink,
     RecordNotFoundError,
+    RequestContext,
     RequestTimeoutError,
     Response,
     ResponseError,
     ResponseEvent,
     ResponseFailedError,
     ResponseIncompleteError,
+    ResponseLoop,
     ResponsesClient,
+    ResponseStore,
     ResponseStream,
     RetryPolicy,
     SerializationError,
     ServerError,
     ServerSentEvent,
     SSEDecoder,
+    SSESink,
     StateError,
+    StepDescriptor,
+    StepKind,
+    StepState,
     StorageError,
     StoreError,
     StreamInterruptedError,
+    TeeSink,
     ToolArgumentsError,
     ToolError,
     ToolExecutionError,
+    ToolExecutor,
+    ToolKind,
     ToolNotFoundError,
+    ToolSchema,
     ToolTimeoutError,
     TransportError,
     UnauthenticatedCloseError,
     UnknownEvent,
     UnprocessableEntityError,
+    UpstreamTarget,
     ViewerClient,
     ViewerRun,
+    ViewerSink,
     ViewerStats,
     WebSocketConnection,
     WebSocketStats,
     __version__,
     iter_events,
+    run_response_loop,
     sse_client,
 )
 
@@ -432,6 +471,233 @@ agent_events: list[type[AgentEvent]] = [
     UnknownEvent,
 ]
 
+# -- response loops ----------------------------------------------------------------------------
+
+target: UpstreamTarget = UpstreamTarget("https://api.example/v1")
+target = UpstreamTarget("https://api.example/v1", fresh_key, "responses")
+target_texts: list[str] = [target.url, target.api]
+config: LoopConfig = LoopConfig()
+config = LoopConfig(
+    max_depth=2,
+    max_iterations=20,
+    max_parallel_tools=4,
+    tool_timeout=30,
+    model_timeout=None,
+    on_inflight="retry",
+    retry=RetryPolicy(max_attempts=0),
+    agent_events=True,
+)
+limit: float | None = config.tool_timeout
+
+functions: FunctionTools = FunctionTools()
+
+
+@functions.register
+def add(a: int, b: int = 1) -> int:
+    return a + b
+
+
+@functions.register(name="sum", description="", idempotent=True, timeout=5, strict=True)
+def add_all(numbers: list[int], context: Context) -> int:
+    context.check()
+    texts: list[str] = [context.name, context.call_id]
+    request: RequestContext = context.request
+    print(texts, request, context.canceled)
+    return sum(numbers)
+
+
+still_a_function: int = add(1, b=2)
+same_function: int = add_all([1], Context("sum", "call_1", RequestContext()))
+registered = functions.register(add, name="plus")
+still_registered: int = registered(1)
+functions = FunctionTools([add, add_all])
+
+endpoints: HTTPTools = HTTPTools()
+endpoints = HTTPTools(
+    api_key=fresh_key, timeout=None, max_size=1000, headers={"a": "b"}, session=requests.Session()
+)
+with endpoints as entered_endpoints:
+    same_endpoints: HTTPTools = entered_endpoints
+endpoints.register("a", "https://tools.example/a")
+endpoints.register(
+    "b",
+    "https://tools.example/b",
+    description="",
+    parameters={"type": "object"},
+    api_key="",
+    timeout=5,
+    idempotent=True,
+    strict=False,
+)
+endpoints.close()
+agents: AgentTools = AgentTools()
+agents.register("helper", description="Helps.")
+agents.register(
+    "other",
+    description="Helps.",
+    instructions="Help.",
+    model="gpt-5",
+    tools=["add"],
+    parameters={"type": "object"},
+    strict=True,
+)
+combined: CombinedTools = CombinedTools(functions, endpoints, agents, NoTools())
+executors: list[ToolExecutor] = [functions, endpoints, agents, combined, NoTools()]
+context_of_request: RequestContext = RequestContext(model="gpt-5", extensions={"user": 1})
+schemas: Sequence[ToolSchema] = combined.tools(context_of_request)
+tool_result: Any = functions.execute("add", "call_1", {"a": 1}, RequestContext())
+
+
+class Echo:
+    """An executor."""
+
+    def tools(self, ctx: RequestContext) -> list[ToolSchema]:
+        return [
+            ToolSchema("echo", "", {"type": "object"}, strict=True, idempotent=True),
+            AgentSchema("agent", instructions="", model=None, tools=["echo"]),
+        ]
+
+    def execute(
+        self, name: str, call_id: str, arguments: Mapping[str, Any], ctx: RequestContext
+    ) -> Any:
+        stopped: bool = ctx.cancellation.canceled
+        return None if stopped else arguments
+
+
+kinds_of_tools: list[ToolKind] = [ToolKind.HTTP, ToolKind.AGENT]
+executor: ToolExecutor = Echo()
+
+loop: ResponseLoop = ResponseLoop(target)
+loop = ResponseLoop(target, tools=[add, Echo(), functions])
+loop = ResponseLoop(target, tools=combined, store=MemoryStore(max_responses=None), config=config)
+loop = ResponseLoop(target, tools=Echo(), session=requests.Session())
+cancellation: Cancellation = Cancellation()
+recording: RecordingSink = RecordingSink()
+asked: dict[str, Any] = {"model": "gpt-5", "input": "Why?"}
+with loop as entered_loop:
+    answered: dict[str, Any] = entered_loop.run(asked)
+    answered = entered_loop.run(
+        asked, request_id="r1", sink=recording, cancel=cancellation, extensions={"user": 1}
+    )
+with loop.stream(asked, request_id="r1", extensions={}) as entered_loop_stream:
+    loop_stream: LoopStream = entered_loop_stream
+    for streamed_loop_event in entered_loop_stream:
+        loop_event: LoopEvent = streamed_loop_event
+loop_deltas: Iterator[str] = loop_stream.text_deltas()
+answered = loop_stream.until_done()
+answered = loop_stream.response
+loop_text: str = loop_stream.text + loop_stream.response_id
+loop_body: Iterable[bytes] = loop.sse(asked, request_id="r1", keep_alive=None)
+loop_stats: LoopStats = loop.stats
+loop_counts: list[int] = [
+    loop_stats.running,
+    loop_stats.completed,
+    loop_stats.failed,
+    loop_stats.model_calls,
+    loop_stats.failed_model_calls,
+    loop_stats.tool_calls,
+    loop_stats.failed_tool_calls,
+]
+loop_store: ResponseStore = loop.store
+loop.close()
+
+loop_event = LoopEvent(0, LoopEventKind.CREATED, {})
+place: int = loop_event.sequence
+loop_kind: LoopEventKind = loop_event.kind
+kind_flags: list[bool] = [loop_kind.is_terminal, loop_kind.is_delta]
+kind_name: str = loop_kind.value
+loop_data: dict[str, Any] = loop_event.data
+loop_bytes: bytes = loop_event.to_sse()
+
+queue_sink: QueueSink = QueueSink(maxsize=10)
+queued_event: LoopEvent | None = queue_sink.get(timeout=1)
+for queued in queue_sink:
+    loop_event = queued
+queue_sink.close()
+callback_sink: CallbackSink = CallbackSink(print, kinds=[LoopEventKind.FAILED, "response.created"])
+sse_sink: SSESink = SSESink(
+    maxsize=0, keep_alive=None, on_close=cancellation.cancel, done_marker=True
+)
+for chunk in sse_sink:
+    chunk_of_body: bytes = chunk
+sse_sink.close()
+viewer_sink: ViewerSink = ViewerSink(viewer, id="run-1", address=None, signature="", deltas=False)
+dropped_events: int = queue_sink.dropped + sse_sink.dropped + viewer_sink.dropped
+tee_sink: TeeSink = TeeSink(recording, queue_sink, callback_sink, sse_sink, viewer_sink)
+recorded_events: list[LoopEvent] = recording.events
+
+
+class Printer:
+    """A sink."""
+
+    def emit(self, event: LoopEvent) -> None:
+        print(event)
+
+
+event_sink: EventSink = Printer()
+event_sink = tee_sink
+
+was_canceled: bool = cancellation.canceled
+was_canceled = cancellation.wait(timeout=1)
+with cancellation.calling(loop_stream.close):
+    cancellation.cancel()
+
+
+class OneCall:
+    """A store."""
+
+    def next_action_for(self, request_id: str, scope_parent: str | None) -> NextAction:
+        chain = self.list_chain(request_id, scope_parent)
+        if not chain:
+            return AppendSteps([StepDescriptor(StepKind.MODEL_CALL, {"model": "gpt-5"})])
+        failed_with: Any = chain[-1].error
+        return Fail(failed_with) if failed_with else Complete(chain[-1].response_payload)
+
+    def record_step(
+        self,
+        request_id: str,
+        scope_parent: str | None,
+        prev_step: str | None,
+        descriptor: StepDescriptor,
+    ) -> RecordedStep:
+        return RecordedStep("s1", 1, sub_request_id=None)
+
+    def mark_step_processing(self, step_id: str) -> None: ...
+
+    def complete_step(self, step_id: str, payload: Any) -> None: ...
+
+    def fail_step(self, step_id: str, error: Any) -> None: ...
+
+    def list_chain(self, request_id: str, scope_parent: str | None) -> list[ChainStep]:
+        return [ChainStep("s1", StepKind.MODEL_CALL, StepState.PENDING, 1, iteration=None)]
+
+    def assemble_response(self, request_id: str) -> Any: ...
+
+
+multi_step_store: MultiStepStore = OneCall()
+memory_store: MemoryStore = MemoryStore()
+multi_step_store = memory_store
+response_store: ResponseStore = memory_store
+memory_store.create_response("r1", asked, tools=schemas, api="responses")
+replayed: Sequence[LoopEvent] = memory_store.events_after("r1", None)
+memory_store.delete_response("r1")
+one_step: ChainStep = memory_store.list_chain("r1", None)[0]
+step_has_ended: bool = one_step.state.is_terminal
+step_ids: list[str | None] = [one_step.id, one_step.prev_step_id, one_step.parent_step_id]
+payload_of_loop: Any = run_response_loop(
+    OneCall(),
+    Echo(),
+    RequestContext(),
+    target,
+    request_id="r1",
+    http=requests.Session(),
+    event_sink=Printer(),
+    scope_parent=None,
+    config=config,
+    depth=0,
+    cancel=cancellation,
+)
+
 # -- errors ------------------------------------------------------------------------------------
 
 try:
@@ -458,6 +724,9 @@ except InvalidEventError as invalid:
     path: str = invalid.path
 except LoopFailedError as loop_failed:
     payload: Any = loop_failed.payload
+    error_code = loop_failed.code
+    error_message = loop_failed.message
+    status_of_upstream: int | None = loop_failed.status_code
 except ReasoningError as any_error:
     retryable: bool = any_error.retryable
     arrived_id: str | None = any_error.response_id
@@ -552,3 +821,29 @@ connection_stats.sent = 1  # type: ignore[misc]
 disconnected.close_code = 1  # type: ignore[misc]
 ReasoningLayerClient("https://layer.example", 5)  # type: ignore[arg-type]
 layer.request("GET")  # type: ignore[call-arg]
+UpstreamTarget(5)  # type: ignore[arg-type]
+LoopConfig(max_depth="8")  # type: ignore[arg-type]
+config.max_depth = 9  # type: ignore[misc]
+target.url = ""  # type: ignore[misc]
+ResponseLoop("https://api.example/v1")  # type: ignore[arg-type]
+ResponseLoop(target, [add])  # type: ignore[call-arg]
+ResponseLoop(target, tools=[5])  # type: ignore[list-item]
+ResponseLoop(target, store=OneCall())  # type: ignore[arg-type]
+loop.run("Why?")  # type: ignore[arg-type]
+loop.run(asked, "r1")  # type: ignore[call-arg]
+loop.stats = loop_stats  # type: ignore[misc]
+loop_stats.running = 1  # type: ignore[misc]
+loop_stream.text = ""  # type: ignore[misc]
+add("1")  # type: ignore[arg-type]
+functions.register(5)  # type: ignore[call-overload]
+functions.register(name=5)  # type: ignore[call-overload]
+endpoints.register("a")  # type: ignore[call-arg]
+agents.register("helper")  # type: ignore[call-arg]
+CombinedTools(add)  # type: ignore[arg-type]
+TeeSink(print)  # type: ignore[arg-type]
+CallbackSink(fresh_key)  # type: ignore[arg-type]
+SSESink(10)  # type: ignore[call-arg]
+AppendSteps(StepDescriptor(StepKind.MODEL_CALL, {}))  # type: ignore[arg-type]
+ChainStep("s1", StepKind.MODEL_CALL)  # type: ignore[call-arg]
+cancellation.canceled = True  # type: ignore[misc]
+run_response_loop(OneCall(), Echo(), RequestContext(), target)  # type: ignore[call-arg]
