@@ -31,7 +31,7 @@ from reasoning_sdk.errors import (
     ReasoningError,
     ResponseError,
 )
-from reasoning_sdk.events import ResponseEvent
+from reasoning_sdk.events import LoopEvent, ResponseEvent
 from reasoning_sdk.responses import ResponsesClient, ResponseStream
 from reasoning_sdk.retry import RetryPolicy
 from reasoning_sdk.viewer import ViewerClient
@@ -54,6 +54,12 @@ EXIT_CODES = (
     "130 interrupted; 141 nobody reads the output."
 )
 
+RUN_EXIT_CODES = (
+    "Exit codes: 0 the response is complete; 1 the model could not be asked, or the output not "
+    "written; 2 wrong usage or configuration; 3 the response failed, is incomplete, or has reached "
+    "a limit; 130 interrupted; 141 nobody reads the output."
+)
+
 PUBLISH_EXIT_CODES = (
     "Exit codes: 0 every event was delivered; 1 some were not, or lines could not be read; 2 wrong "
     "usage or configuration; 130 interrupted; 141 nobody reads the output."
@@ -66,7 +72,8 @@ WATCH_EXIT_CODES = (
 )
 
 app = typer.Typer(
-    help="Stream responses of reasoning services; publish events to a viewer; watch WebSockets.",
+    help="Stream responses of reasoning services; answer with a model and tools; publish events to "
+    "a viewer; watch WebSockets.",
     epilog=EXIT_CODES,
     no_args_is_help=True,
     add_completion=False,
@@ -103,6 +110,78 @@ def stream(
         question = _standard_input() if text == "-" else text
         with _client(base_url, model) as client:
             _show(client.stream(question, instructions=instructions), as_json)
+
+
+@app.command(epilog=RUN_EXIT_CODES)
+def run(
+    text: Annotated[
+        str, typer.Argument(metavar="TEXT", help="What to ask; - reads it from standard input.")
+    ],
+    tools: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODULE:ATTR",
+            help="What the model may call: a function, a ToolExecutor, or a list of these. MODULE "
+            "is looked for in the current directory, too, and may be a file that ends in .py. May "
+            "be given more than once.",
+        ),
+    ] = None,
+    model: Model = None,
+    base_url: BaseURL = None,
+    api: Annotated[
+        str, typer.Option(metavar="API", help="What is spoken there: chat_completions, responses.")
+    ] = "chat_completions",
+    instructions: Annotated[str | None, typer.Option(help="The system's message.")] = None,
+    max_iterations: Annotated[
+        int, typer.Option(min=1, metavar="N", help="How many actions there may be.")
+    ] = 10,
+    max_depth: Annotated[
+        int, typer.Option(min=1, metavar="N", help="How many levels of agents, the top included.")
+    ] = 8,
+    max_parallel_tools: Annotated[
+        int, typer.Option(min=1, metavar="N", help="How many tools may run side by side.")
+    ] = 8,
+    tool_timeout: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="How long a tool call may take.")
+    ] = None,
+    agent_events: Annotated[bool, typer.Option(help="Tell what agents do, too.")] = True,
+    as_json: AsJSON = False,
+    no_stream: Annotated[
+        bool, typer.Option("--no-stream", help="Ask the model for whole answers.")
+    ] = False,
+) -> None:
+    """Answer with a model and tools. The key is taken from OPENAI_API_KEY.
+
+    On a terminal it is a tree of steps that is alive, elsewhere lines on standard error.
+    """
+    # Nothing else needs these.
+    from reasoning_sdk import cli_run  # noqa: PLC0415
+    from reasoning_sdk.loop import LoopConfig, ResponseLoop, UpstreamTarget  # noqa: PLC0415
+
+    with cli_run.leaving_tools_behind(), _exit_codes():
+        if not model:
+            raise ConfigurationError("no model: give --model, or set OPENAI_MODEL")
+        with _client(base_url, model) as client:  # it knows the default, and what is wrong with it
+            target = UpstreamTarget(client.base_url, os.environ.get("OPENAI_API_KEY"), api)
+        config = LoopConfig(
+            max_iterations=max_iterations,
+            max_depth=max_depth,
+            max_parallel_tools=max_parallel_tools,
+            tool_timeout=tool_timeout,
+            agent_events=agent_events,
+        )
+        found = cli_run.tools_of(tools or [])
+        question = _standard_input() if text == "-" else text
+        request = {"model": model, "input": question, "instructions": instructions}
+        with ResponseLoop(target, tools=found, config=config) as loop:
+            events = loop.stream({**request, "stream": not no_stream})
+            console = Console()
+            if as_json:
+                cli_run.show(events, nullcontext(_JSONLines()))
+            elif _is_alive(console):
+                cli_run.show(events, cli_run.LiveTree(model, console))
+            else:
+                cli_run.show(events, nullcontext(cli_run.PlainText(model)))
 
 
 @app.command(epilog=EXIT_CODES)
@@ -545,7 +624,7 @@ class _JSONLines:
         encoding = sys.stdout.encoding.lower()
         self._ascii = not encoding.startswith("utf")  # JSON has a way to write the others
 
-    def show(self, event: ResponseEvent) -> None:
+    def show(self, event: ResponseEvent | LoopEvent) -> None:
         try:
             line = json.dumps(event.data, ensure_ascii=self._ascii)
         except RecursionError:
