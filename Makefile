@@ -19,12 +19,13 @@ DEV := $(VENV)/.stamp-dev
 CLI := $(VENV)/.stamp-cli
 PEERS := $(VENV)/.stamp-peers
 AUTOBAHN := .autobahn/.stamp
+REAL_MODEL := .real-model/.stamp
 
-.PHONY: help style format types tests coverage docs examples check matrix demo build bench autobahn clean
+.PHONY: help style format types tests coverage docs examples check matrix demo build bench autobahn real-model clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' Makefile
 
 check: style types coverage tests docs examples  ## everything a change must pass
 
@@ -69,10 +70,13 @@ bench: $(PEERS)  ## what the library costs beside others of its kind
 autobahn: $(DEV) $(AUTOBAHN)  ## the Autobahn test suite for WebSockets
 	@set -f; $(RUN) tests/autobahn/run.py .autobahn $(CASES)
 
-clean:  ## remove what the targets made, .venv, .node and .autobahn apart
+real-model: $(DEV) $(REAL_MODEL)  ## the response loop against `transformers serve` with a tiny model
+	@$(RUN) -m tests.real_model.run .real-model
+
+clean:  ## remove what the targets made, .venv, .node, .autobahn and .real-model apart
 	rm -rf build dist docs/_build .matrix .coverage .coverage.* *.egg-info
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	find . -name __pycache__ -not -path './.venv/*' -not -path './.node/*' -not -path './.autobahn/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -not -path './.venv/*' -not -path './.node/*' -not -path './.autobahn/*' -not -path './.real-model/*' -prune -exec rm -rf {} +
 
 # The dev environment is one for the demo too; the demo's own is smaller, and grows into the other.
 
@@ -95,4 +99,8 @@ $(PEERS): setup.cfg $(DEV)
 
 $(AUTOBAHN): tests/autobahn/install $(DEV)
 	@PYTHON2='$(PYTHON2)' tests/autobahn/install $(RUN) .autobahn
+	@touch $@
+
+$(REAL_MODEL): tests/real_model/install tests/real_model/make_model.py $(DEV)
+	@tests/real_model/install $(RUN) .real-model
 	@touch $@

@@ -7,6 +7,7 @@ import pytest
 from jupyter_client.manager import KernelManager, start_new_kernel
 
 from tests.support import recordings
+from tests.support.model_server import Call, Hang, ModelServer, Say
 from tests.support.scripted import ScriptedServer, json_answer, silence, sse
 from tests.support.signals import interrupt as interrupt_when_waiting
 
@@ -145,3 +146,58 @@ def test_after_an_interrupt_the_stream_keeps_what_had_arrived(
     assert kernel.show("list(stream)")["text/plain"] == "[]"
     *_, reply = kernel.run("stream.until_done()")
     assert reply["ename"] == "StateError"
+
+
+# -- response loops --------------------------------------------------------------------------------
+
+LOOP = """
+from reasoning_sdk import *
+def add(a: int, b: int) -> int:
+    "Add two numbers."
+    return a + b
+def hang() -> None:
+    "Heed nothing for a long time."
+    import time
+    time.sleep(60)
+loop = ResponseLoop(UpstreamTarget({url!r}), tools=[add, hang])
+GO = {{"model": "m", "input": "go"}}
+"""
+RUN = "print(loop.run(GO)['output'][-1]['content'][0]['text'])"
+STREAM = "stream = loop.stream(GO)\nfor text in stream.text_deltas(): print(text, end='')"
+
+Models = Callable[..., ModelServer]
+
+
+def printed(outputs: list[Any]) -> str:
+    """What a cell has printed; it has not failed."""
+    *told, reply = outputs
+    assert reply["status"] == "ok", reply
+    return "".join(output.get("text", "") for output in told)
+
+
+@pytest.mark.parametrize("cell", [RUN, STREAM], ids=["run", "stream"])
+def test_a_loop_answers_in_a_cell(kernel: Kernel, model_server: Models, cell: str) -> None:
+    calls = [("add", {"a": 1, "b": 2}), ("add", {"a": 3, "b": 4})]
+    model = model_server([Call(*calls), Say("3 and 7")])
+    kernel.run(LOOP.format(url=model.url))
+    assert printed(kernel.run(cell)).strip() == "3 and 7"
+    kernel.run("loop.close()")
+
+
+@pytest.mark.parametrize("cell", [RUN, STREAM], ids=["run", "stream"])
+@pytest.mark.parametrize(
+    "turn", [Hang(), Call(("hang", {}), ("add", {"a": 1, "b": 2}))], ids=["model", "tools"]
+)
+def test_interrupting_the_kernel_ends_a_loop_and_the_next_cell_works(
+    kernel: Kernel, model_server: Models, cell: str, turn: Any
+) -> None:
+    model = model_server([turn, Say("And on it goes.")])
+    kernel.run(LOOP.format(url=model.url))
+
+    def waits(_: str) -> bool:
+        model.wait_for_requests(1, DEADLINE)
+        return True
+
+    *_, reply = kernel.run(cell, interrupt=waits)
+    assert (reply["status"], reply["ename"]) == ("error", "KeyboardInterrupt")
+    assert printed(kernel.run(f"{cell}\nloop.close()")).strip() == "And on it goes."
