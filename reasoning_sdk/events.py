@@ -166,10 +166,17 @@ class LoopEvent:
     data: dict[str, Any]
 
     def to_sse(self) -> bytes:
-        """The event as an event of a ``text/event-stream``. Safe to call from any thread."""
+        """The event as an event of a ``text/event-stream``. Safe to call from any thread.
+
+        Raises:
+            InvalidEventError: The data cannot be JSON.
+        """
         try:
             data = encode_json(self.data)
-        except InvalidEventError:  # half a character, which a model may have cut, only so
-            data = json.dumps(self.data, separators=(",", ":")).encode()
+        except InvalidEventError as exc:
+            try:  # half a character, which a model may have cut, can be written so
+                data = json.dumps(self.data, separators=(",", ":"), allow_nan=False).encode()
+            except (TypeError, ValueError):
+                raise exc from None
         head = f"event: {self.kind.value}\nid: {self.sequence}\ndata: "
         return head.encode() + data + b"\n\n"

@@ -31,7 +31,8 @@ __all__ = [
 
 log = logging.getLogger("reasoning_sdk.loop")
 
-_KEEP_ALIVE = b": keep-alive\n\n"
+# No blank line: the official client takes one for an event, of which it then finds no data.
+_KEEP_ALIVE = b": keep-alive\n"
 _DONE = b"data: [DONE]\n\n"
 _FAILURE = 500
 

@@ -349,13 +349,13 @@ def test_a_chunk_holds_all_events_that_wait():
 
 def test_the_first_chunk_goes_out_at_once():
     body = iter(SSESink(keep_alive=None))
-    assert InThread(lambda: next(body)).ends() == b": keep-alive\n\n"
+    assert InThread(lambda: next(body)).ends() == b": keep-alive\n"
 
 
 def test_comments_keep_a_silent_body_alive():
     sink = SSESink(keep_alive=0.01)
     body = iter(sink)
-    assert [next(body) for _ in range(3)] == [b": keep-alive\n\n"] * 3
+    assert [next(body) for _ in range(3)] == [b": keep-alive\n"] * 3
     sink.emit(COMPLETED)
     assert list(body) == [COMPLETED.to_sse()]
 
@@ -445,15 +445,22 @@ def test_to_leave_the_iterator_is_to_close_the_sink(leave):
 
 def test_an_event_that_cannot_be_written_does_not_end_the_others_stream(caplog):
     sink = SSESink()
-    emitted(sink, CREATED, event(DELTA, 1, delta="\ud83d"), COMPLETED)
+    emitted(sink, CREATED, event(DELTA, 1, delta=object()), COMPLETED)
     (chunk,) = list(sink)
     assert [each.event for each in iter_events([chunk])] == [
         "response.created",
         "response.completed",
     ]
     assert caplog.messages == [
-        "event 1 (response.output_text.delta) is left out: $.delta cannot be JSON: a lone surrogate"
+        "event 1 (response.output_text.delta) is left out: $.delta cannot be JSON: a object"
     ]
+
+
+def test_half_a_character_that_a_model_has_cut_is_written():
+    sink = SSESink()
+    emitted(sink, CREATED, event(DELTA, 1, delta="\ud83d"), COMPLETED)
+    (chunk,) = list(sink)
+    assert [e.json().get("delta") for e in iter_events([chunk])] == [None, "\ud83d", None]
 
 
 @pytest.mark.parametrize("keep_alive", [0, -1, "1"])

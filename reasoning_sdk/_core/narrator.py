@@ -176,6 +176,8 @@ class Narrator:
         self._end_output(tool_output_item(step))
 
     def _end_output(self, item: Item) -> None:
+        if item["id"] not in self._running:
+            self._running[item["id"]] = self._add(_begun(item))
         self._tell(_ITEM_DONE, {"output_index": self._running.pop(item["id"]), "item": item})
 
     def _add(self, item: Item) -> int:

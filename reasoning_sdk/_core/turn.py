@@ -175,7 +175,7 @@ def _turn_of_chat(body: Mapping[str, Any], choice: Mapping[str, Any], step_id: s
     if thought:
         items.append(reasoning_item(item_id("reasoning", step_id), thought))
     calls = _calls_of_chat(message.get("tool_calls"), step_id)
-    text, refusal = chat_text(message.get("content")), message.get("refusal") or ""
+    text, refusal = chat_text(message.get("content")), _own_text(message.get("refusal"))
     if text or refusal or not calls:
         items.append(message_item(item_id("message", step_id), text, refusal=refusal))
     items += calls
@@ -263,7 +263,9 @@ def _turn_of_response(body: Mapping[str, Any], step_id: str) -> Turn:
 
 def _own_item(item: Mapping[str, Any], seen: set[str], step_id: str, place: int) -> Item:
     """An upstream's output item, with an id of ours and what servers leave out."""
-    kind = str(item.get("type") or "")
+    kind = item.get("type")
+    if not kind or not isinstance(kind, str):
+        raise ProtocolError("answer has an output item without a type")
     own = {**item, "id": item_id(kind, step_id, place)}
     own["status"] = item.get("status") or "completed"
     if kind == "function_call":
@@ -272,12 +274,18 @@ def _own_item(item: Mapping[str, Any], seen: set[str], step_id: str, place: int)
         own["arguments"] = arguments_text(item.get("arguments"))
     elif kind == "message":
         own["role"] = item.get("role") or "assistant"
-        own["content"] = [_own_part(part) for part in item.get("content") or []]
+        own["content"] = _own_parts(item.get("content"))
     elif kind == "reasoning":
         own["summary"] = item.get("summary") or []
-        if item.get("content"):
-            own["content"] = [_own_part(part) for part in item["content"]]
+        if "content" in item:
+            own["content"] = _own_parts(item["content"])
     return own
+
+
+def _own_parts(content: Any) -> list[Item]:
+    if not isinstance(content or [], list):
+        raise ProtocolError("answer has an item whose content is no list")
+    return [_own_part(part) for part in content or []]
 
 
 def _own_part(part: Any) -> Item:
@@ -285,13 +293,19 @@ def _own_part(part: Any) -> Item:
         raise ProtocolError("answer has a part of an item that is no object")
     own, kind = dict(part), part.get("type")
     if kind in ("output_text", "reasoning_text"):
-        own["text"] = part.get("text") or ""
+        own["text"] = _own_text(part.get("text"))
     if kind == "output_text":
         own["annotations"] = part.get("annotations") or []
         own["logprobs"] = part.get("logprobs") or []
     elif kind == "refusal":
-        own["refusal"] = part.get("refusal") or ""
+        own["refusal"] = _own_text(part.get("refusal"))
     return own
+
+
+def _own_text(text: Any) -> str:
+    if not isinstance(text or "", str):
+        raise ProtocolError("answer has a text that is none")
+    return text or ""
 
 
 def _is_content(payload: Any) -> bool:

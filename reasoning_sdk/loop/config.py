@@ -49,7 +49,7 @@ def _check_key(_: Any, attribute: "attrs.Attribute[Any]", value: Any) -> None:
         check_kind(attribute.name, value, (str, type(None)), "a str or a callable that gives one")
 
 
-def _as_base_url(url: Any) -> str:
+def _as_base_url(url: str) -> str:
     base = check_url("url", url)
     for path in APIS.values():
         if base.endswith(path):
@@ -100,7 +100,8 @@ class LoopConfig:
         retry: When to ask the model again: transport errors, 408, 409, 429 and 5xx, before an
             answer has begun.
         agent_events: Whether events of agents are told, too; they have a field ``agent``,
-            ``{"call_id", "name", "depth"}``.
+            ``{"item_id", "call_id", "name", "depth"}``, the item being the one that the agent's
+            call ends with.
 
     Raises:
         ConfigurationError: An argument cannot work.

@@ -1,11 +1,10 @@
 """The loop itself: ask what is next, take the steps side by side, note what came of them."""
 
 import itertools
-import json
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from typing import Any, TypeAlias
 
@@ -13,33 +12,28 @@ import attrs
 
 from reasoning_sdk._core.assembly import assemble, output_items
 from reasoning_sdk._core.narrator import Narrator
-from reasoning_sdk._core.turn import turn_of
+from reasoning_sdk._core.turn import item_id, turn_of
 from reasoning_sdk._io.model import ModelCaller
-from reasoning_sdk._io.thread import Signal
 from reasoning_sdk._io.workers import Workers
 from reasoning_sdk.cancellation import Cancellation
 from reasoning_sdk.encoding import encode_json
 from reasoning_sdk.errors import (
-    APIStatusError,
     EmptyActionError,
     InvalidEventError,
     LoopCanceledError,
     LoopError,
-    LoopFailedError,
     MaxDepthError,
     MaxIterationsError,
     ProtocolError,
-    ReasoningError,
-    ResponseFailedError,
     StoreError,
-    ToolArgumentsError,
     ToolError,
     ToolNotFoundError,
-    ToolTimeoutError,
 )
 from reasoning_sdk.events import LoopEventKind
+from reasoning_sdk.loop.calls import Calls, Outcome, arguments_of, in_order, name_of
 from reasoning_sdk.loop.config import LoopConfig
 from reasoning_sdk.loop.events import ResponseEvents, ask_store
+from reasoning_sdk.loop.failures import error_of, failure_of
 from reasoning_sdk.steps import (
     AppendSteps,
     ChainStep,
@@ -63,17 +57,6 @@ JSON: TypeAlias = Any
 _GOOD_ENDS = (LoopEventKind.COMPLETED, LoopEventKind.INCOMPLETE)
 _OF_END = ("status", "completed_at", "error", "incomplete_details")
 _ENDS = {"failed": LoopEventKind.FAILED, "incomplete": LoopEventKind.INCOMPLETE}
-_TYPES: dict[type[BaseException], str] = {
-    ToolNotFoundError: "tool_not_found",
-    ToolArgumentsError: "invalid_arguments",
-    ToolTimeoutError: "tool_timeout",
-    KeyboardInterrupt: "interrupted",
-    MaxDepthError: "max_depth_exceeded",
-    MaxIterationsError: "max_iterations_exceeded",
-    EmptyActionError: "empty_action",
-    LoopCanceledError: "canceled",
-    InvalidEventError: "invalid_request",
-}
 
 
 @attrs.define
@@ -84,14 +67,6 @@ class LoopCounts:
     failed_model_calls: int = 0
     tool_calls: int = 0
     failed_tool_calls: int = 0
-
-
-@attrs.frozen
-class _Outcome:
-    """What came of a step: a payload, or an error."""
-
-    payload: JSON = None
-    error: JSON = None
 
 
 def _by_name(tools: Iterable[ToolSchema]) -> dict[str, ToolSchema]:
@@ -170,10 +145,7 @@ class ResponseRun:
             return None
         before = self.events.before
         if not (before and before[-1].kind in _GOOD_ENDS):
-            response = self._response("in_progress", None)
-            if not before:
-                self.events.tell(LoopEventKind.CREATED, {"response": response})
-            self.events.tell(LoopEventKind.IN_PROGRESS, {"response": response})
+            self.events.begin(self._response("in_progress", None))
         return Narrator(self.events.tell)
 
     def _end_with(self, exc: BaseException) -> None:
@@ -184,7 +156,9 @@ class ResponseRun:
             self._end(status, error)
         except StoreError as failure:  # which may be what is told of
             log.warning("the end of response %s is not noted: %s", self.request_id, failure)
-            self.events.end(LoopEventKind.FAILED, self._bare_response(status, error, ()))
+            self.events.end(
+                LoopEventKind.FAILED, self._bare_response(status, error, self._chain_left())
+            )
 
     def _end(self, status: str, error: JSON) -> None:
         end_response = getattr(self.store, "end_response", None)
@@ -210,6 +184,13 @@ class ResponseRun:
             return response
         now = self._bare_response(status, error, ())
         return {**response, **{name: now[name] for name in _OF_END}}
+
+    def _chain_left(self) -> Sequence[ChainStep]:
+        """What a store that has failed can still tell of the steps."""
+        try:
+            return list(ask_store(self.store.list_chain, self.request_id, self.scope))
+        except StoreError:
+            return ()
 
     def _bare_response(
         self, status: str, error: JSON, chain: Sequence[ChainStep]
@@ -252,13 +233,11 @@ class _Scope:
             run.check_canceled()
             if iterations >= config.max_iterations:
                 raise MaxIterationsError(f"not complete after {iterations} iterations")
-            action: NextAction = ask_store(
-                run.store.next_action_for, run.request_id, self._parent
-            )
+            action: NextAction = ask_store(run.store.next_action_for, run.request_id, self._parent)
             if isinstance(action, Complete):
                 return action.payload
             if isinstance(action, Fail):
-                raise _failed(action.payload)
+                raise failure_of(action.payload)
             iterations += 1
             prev = self._append(action, prev)
 
@@ -277,9 +256,7 @@ class _Scope:
 
     def _record(self, descriptor: StepDescriptor, prev: str | None) -> ChainStep:
         run = self._run
-        recorded = ask_store(
-            run.store.record_step, run.request_id, self._parent, prev, descriptor
-        )
+        recorded = ask_store(run.store.record_step, run.request_id, self._parent, prev, descriptor)
         self._keys[recorded.id] = recorded.sub_request_id
         return ChainStep(
             recorded.id,
@@ -298,11 +275,11 @@ class _Scope:
         unfinished = [step for step in chain if not step.state.is_terminal]
         abandoned = [step for step in unfinished if self._is_abandoned(step)]
         for step in abandoned:
-            name = _name_of(step)
-            message = f"tool {name!r} was under way in a crash, and may not be called again"
-            self._settle(step, _Outcome(error={"type": "step_abandoned", "message": message}))
+            name = name_of(step)
+            message = f"tool {name!r} was interrupted, and may not be called again"
+            self._settle(step, Outcome(error={"type": "step_abandoned", "message": message}))
         if abandoned:
-            raise _failed({"type": "step_abandoned", "message": message})
+            raise failure_of({"type": "step_abandoned", "message": message})
         if unfinished:
             self._take(unfinished)
 
@@ -310,7 +287,7 @@ class _Scope:
         """Whether nobody knows what became of a step, and it may not be taken again."""
         if step.kind is StepKind.MODEL_CALL or step.state is StepState.PENDING:
             return False
-        schema = self._run.tools.get(_name_of(step))
+        schema = self._run.tools.get(name_of(step))
         if schema is None:
             return False  # it cannot have been called
         again = schema.idempotent or schema.kind is ToolKind.AGENT  # which goes on where it was
@@ -325,17 +302,17 @@ class _Scope:
             return
         with closing(self._side_by_side(steps)) as ended:
             noted = itertools.starmap(self._note, ended)
-            for step, outcome in _in_order(steps, noted) if _has_model_calls(steps) else noted:
+            for step, outcome in in_order(steps, noted) if _has_model_calls(steps) else noted:
                 self._tell(step, outcome)
 
     def _begin(self, step: ChainStep) -> None:
-        self._ask_store(self._run.store.mark_step_processing, step.id)
+        ask_store(self._run.store.mark_step_processing, step.id)
 
-    def _settle(self, step: ChainStep, outcome: _Outcome) -> None:
+    def _settle(self, step: ChainStep, outcome: Outcome) -> None:
         """Note and tell what came of a step."""
         self._tell(*self._note(step, outcome))
 
-    def _note(self, step: ChainStep, outcome: _Outcome) -> tuple[ChainStep, _Outcome]:
+    def _note(self, step: ChainStep, outcome: Outcome) -> tuple[ChainStep, Outcome]:
         run, failed = self._run, outcome.error is not None
         if failed:
             ask_store(run.store.fail_step, step.id, outcome.error)
@@ -354,7 +331,7 @@ class _Scope:
             counts.tool_calls += 1
             counts.failed_tool_calls += failed
 
-    def _tell(self, step: ChainStep, outcome: _Outcome) -> None:
+    def _tell(self, step: ChainStep, outcome: Outcome) -> None:
         if self._narrator is None:
             return
         if step.kind is StepKind.MODEL_CALL:
@@ -366,9 +343,9 @@ class _Scope:
 
     def _side_by_side(
         self, steps: Sequence[ChainStep]
-    ) -> Generator[tuple[ChainStep, _Outcome], None, None]:
+    ) -> Generator[tuple[ChainStep, Outcome], None, None]:
         """Take steps on other threads, so many at a time; gives what comes of them as it comes."""
-        run, calls = self._run, _Calls(self._run.workers)
+        run, calls = self._run, Calls(self._run.workers)
         waiting = deque(steps)
         with ExitStack() as stack:
             stack.callback(calls.abandon)
@@ -382,7 +359,7 @@ class _Scope:
                 if ended is not None:
                     yield ended
 
-    def _start(self, calls: "_Calls", step: ChainStep) -> None:
+    def _start(self, calls: "Calls", step: ChainStep) -> None:
         """Have a step taken on another thread."""
         if step.kind is StepKind.MODEL_CALL:
             calls.start(step, lambda own: self._call_model(step, own, None), None)
@@ -393,12 +370,12 @@ class _Scope:
             calls.start(step, lambda own: self._call_tool(step, own), timeout)
 
     def _is_agent(self, step: ChainStep) -> bool:
-        schema = self._run.tools.get(_name_of(step))
+        schema = self._run.tools.get(name_of(step))
         return schema is not None and schema.kind is ToolKind.AGENT
 
     def _call_model(
         self, step: ChainStep, cancellation: Cancellation, narrator: Narrator | None
-    ) -> _Outcome:
+    ) -> Outcome:
         try:
             body = self._run.model.call(
                 step.request_payload,
@@ -410,138 +387,52 @@ class _Scope:
         except LoopCanceledError:
             raise
         except Exception as exc:
-            return _Outcome(error=error_of(exc, "upstream_error"))
-        return _Outcome(body)
+            return Outcome(error=error_of(exc, "upstream_error"))
+        return Outcome(body)
 
-    def _call_tool(self, step: ChainStep, own: Cancellation) -> _Outcome:
-        run, name = self._run, _name_of(step)
+    def _call_tool(self, step: ChainStep, own: Cancellation) -> Outcome:
+        run, name = self._run, name_of(step)
         ctx = attrs.evolve(run.ctx, cancellation=own, step_id=step.id)
         try:
             if name not in run.tools:
                 raise ToolNotFoundError(f"there is no tool {name!r}")
             call_id = step.request_payload["call_id"]
-            result = run.executor.execute(name, call_id, _arguments_of(step), ctx)
+            result = run.executor.execute(name, call_id, arguments_of(step), ctx)
             encode_json(result)
         except InvalidEventError as exc:
-            return _Outcome(error={"type": "tool_error", "message": f"result: {exc}"})
+            return Outcome(error={"type": "tool_error", "message": f"result: {exc}"})
         except (KeyboardInterrupt, GeneratorExit):
             raise
         except BaseException as exc:  # whatever a tool raises is its own failure
-            return _Outcome(error=error_of(exc, "tool_error"))
-        return _Outcome(result)
+            return Outcome(error=error_of(exc, "tool_error"))
+        return Outcome(result)
 
-    def _call_agent(self, step: ChainStep) -> _Outcome:
+    def _call_agent(self, step: ChainStep) -> Outcome:
         agent = _Scope(self._run, step.id, self._depth + 1, self._narrator_of(step))
         try:
-            _arguments_of(step)
-            return _Outcome(agent.carry_out())
+            arguments_of(step)
+            return Outcome(agent.carry_out())
         except LoopCanceledError:
             raise
         except (LoopError, ToolError) as exc:
-            return _Outcome(error=error_of(exc, "agent_failed"))
+            return Outcome(error=error_of(exc, "agent_failed"))
 
     def _narrator_of(self, step: ChainStep) -> Narrator | None:
         """Who tells what an agent does, if anybody wants to know."""
         run = self._run
         if self._narrator is None or not run.config.agent_events:
             return None
-        call_id, name = step.request_payload["call_id"], _name_of(step)
-        agent = {"call_id": call_id, "name": name, "depth": self._depth + 1}
+        agent = {
+            "item_id": item_id("function_call_output", step.id),
+            "call_id": step.request_payload["call_id"],
+            "name": name_of(step),
+            "depth": self._depth + 1,
+        }
         return Narrator(lambda kind, data: run.events.tell(kind, {**data, "agent": agent}))
-
-
-@attrs.define(eq=False)
-class _Call:
-    """A step that is being taken on another thread."""
-
-    step: ChainStep
-    cancellation: Cancellation
-    deadline: float | None
-
-
-class _Calls:
-    """Steps that are being taken on other threads. One thread at a time."""
-
-    def __init__(self, workers: Workers) -> None:
-        self.running: dict[str, _Call] = {}
-        self._workers = workers
-        self._signal = Signal()
-        self._ended: deque[tuple[str, _Outcome | BaseException]] = deque()
-
-    def wake(self) -> None:
-        """End the wait in :meth:`next_ended`. Safe to call from any thread."""
-        self._signal.give()
-
-    def start(
-        self, step: ChainStep, take: Callable[[Cancellation], _Outcome], timeout: float | None
-    ) -> None:
-        deadline = None if timeout is None else time.monotonic() + timeout
-        call = _Call(step, Cancellation(), deadline)
-        self.running[step.id] = call
-
-        def run() -> None:
-            outcome: _Outcome | BaseException
-            try:
-                outcome = take(call.cancellation)
-            except BaseException as exc:  # raised by the thread that waits
-                outcome = exc
-            self._ended.append((step.id, outcome))
-            self._signal.give()
-
-        self._workers.start(run)
-
-    def next_ended(self) -> tuple[ChainStep, _Outcome] | None:
-        """Wait for one to end, or to run out of time; ``None`` when something else is the matter.
-
-        Raises:
-            StoreError: The store has failed it.
-        """
-        if not self._ended:
-            self._signal.take(self._seconds_left())
-        while self._ended:
-            step_id, outcome = self._ended.popleft()
-            call = self.running.pop(step_id, None)
-            if call is None:
-                continue  # it has run out of time before
-            if isinstance(outcome, BaseException):
-                raise outcome
-            return call.step, outcome
-        return self._expired()
-
-    def _seconds_left(self) -> float | None:
-        deadlines = [c.deadline for c in self.running.values() if c.deadline is not None]
-        return max(min(deadlines) - time.monotonic(), 0.0) if deadlines else None
-
-    def _expired(self) -> tuple[ChainStep, _Outcome] | None:
-        now = time.monotonic()
-        for call in self.running.values():
-            if call.deadline is not None and call.deadline <= now:
-                del self.running[call.step.id]
-                call.cancellation.cancel()
-                error = ToolTimeoutError(f"tool {_name_of(call.step)!r} took too long")
-                return call.step, _Outcome(error=error_of(error))
-        return None
-
-    def abandon(self) -> None:
-        """Tell those that still run to stop; nobody waits for them."""
-        for call in self.running.values():
-            call.cancellation.cancel()
 
 
 def _has_model_calls(steps: Sequence[ChainStep]) -> bool:
     return any(step.kind is StepKind.MODEL_CALL for step in steps)
-
-
-def _in_order(
-    steps: Sequence[ChainStep], ended: Iterable[tuple[ChainStep, _Outcome]]
-) -> Iterator[tuple[ChainStep, _Outcome]]:
-    """What came of steps, in the order of the steps: of each as soon as that is known."""
-    waiting, outcomes = deque(steps), dict[str, _Outcome]()
-    for step, outcome in ended:
-        outcomes[step.id] = outcome
-        while waiting and waiting[0].id in outcomes:
-            first = waiting.popleft()
-            yield first, outcomes[first.id]
 
 
 def _iterations(chain: Sequence[ChainStep]) -> int:
@@ -565,71 +456,9 @@ def _items_of(body: JSON, step_id: str) -> list[dict[str, Any]]:
 
 
 def _named(step: ChainStep) -> str:
-    return "model call" if step.kind is StepKind.MODEL_CALL else f"tool {_name_of(step)!r}"
-
-
-def _name_of(step: ChainStep) -> str:
-    payload = step.request_payload
-    return str(payload.get("name", "")) if isinstance(payload, Mapping) else ""
-
-
-def _arguments_of(step: ChainStep) -> Mapping[str, Any]:
-    """The arguments of a tool call.
-
-    Raises:
-        ToolArgumentsError: They are no JSON object.
-    """
-    args = step.request_payload.get("args")
-    if isinstance(args, str):
-        try:
-            args = json.loads(args)
-        except ValueError as exc:
-            raise ToolArgumentsError(f"arguments are not JSON: {exc}") from exc
-    if not isinstance(args, Mapping):
-        raise ToolArgumentsError(f"arguments must be a JSON object, got {type(args).__name__}")
-    return args
-
-
-def _failed(payload: JSON) -> LoopFailedError:
-    details = payload if isinstance(payload, Mapping) else {"message": payload}
-    said = [str(details[key]) for key in ("code", "message") if details.get(key)]
-    return LoopFailedError(": ".join(["response failed", *said]), payload=payload)
+    return "model call" if step.kind is StepKind.MODEL_CALL else f"tool {name_of(step)!r}"
 
 
 def response_id_of(request_id: str) -> str:
     """The id of the response to a request."""
     return request_id if request_id.startswith("resp_") else f"resp_{request_id}"
-
-
-def error_of(exc: BaseException, kind: str = "") -> dict[str, Any]:
-    """An error as JSON: ``{"type", "message", …}``.
-
-    Args:
-        exc: The error.
-        kind: The type of one that has none of its own.
-    """
-    if isinstance(exc, LoopFailedError) and isinstance(exc.payload, Mapping):
-        return {"type": kind or "failed", "message": exc.message, **exc.payload}
-    own = next((name for cls, name in _TYPES.items() if isinstance(exc, cls)), kind)
-    if isinstance(exc, ReasoningError) and not isinstance(exc, (ToolError, LoopError)):
-        return {"type": own or "store_error", **_details(exc)}
-    name = "" if isinstance(exc, ReasoningError) else f"{type(exc).__name__}: "
-    return {"type": own or ("internal_error" if name else "failed"), "message": name + _said(exc)}
-
-
-def _said(exc: BaseException) -> str:
-    """What an error says, as text that can be written; a tool may raise what says nothing."""
-    try:
-        return str(exc).encode("utf-8", "backslashreplace").decode()
-    except Exception:  # of its own __str__
-        return ""
-
-
-def _details(exc: ReasoningError) -> dict[str, Any]:
-    """What an upstream's error tells."""
-    details: dict[str, Any] = {"message": str(exc), "retryable": exc.retryable}
-    if isinstance(exc, (APIStatusError, ResponseFailedError)):
-        details.update(code=exc.code, message=exc.message, retry_after=exc.retry_after)
-    if isinstance(exc, APIStatusError):
-        details["status"] = exc.status_code
-    return {key: value for key, value in details.items() if value is not None}

@@ -80,6 +80,21 @@ class ResponseEvents:
         """Whether anybody takes them."""
         return self._sink is not None or self._append is not None
 
+    def begin(self, response: Any) -> None:
+        """Tell that the response is under way, when the store has kept it.
+
+        So whoever goes on after a crash knows that numbers were used.
+
+        Raises:
+            StoreError: It cannot be kept; nobody was told.
+        """
+        kinds = [LoopEventKind.CREATED] if not self.before else []
+        kinds.append(LoopEventKind.IN_PROGRESS)
+        events = self._unkept = [self._make(kind, {"response": response}) for kind in kinds]
+        self.keep()
+        for event in events:
+            self._emit(event)
+
     def tell(self, kind: LoopEventKind, data: dict[str, Any]) -> None:
         """Tell of something. Safe to call from any thread."""
         if self._sink is None and kind.is_delta:

@@ -1,39 +1,34 @@
 """The faces of the response loop: a function over any store, and a client for everyday use."""
 
 import uuid
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
-from weakref import finalize
 
 import attrs
 import requests
 
-from reasoning_sdk._core.display import response_html
-from reasoning_sdk._core.responses import ResponseState
 from reasoning_sdk._core.transition import check_request
 from reasoning_sdk._io.http import HTTPTransport, check_headers
 from reasoning_sdk._io.model import ModelCaller
-from reasoning_sdk._io.reader import BlockingReader
-from reasoning_sdk._io.thread import Signal
 from reasoning_sdk._io.workers import Workers
 from reasoning_sdk._version import __version__
 from reasoning_sdk.arguments import check_kind, shown
 from reasoning_sdk.cancellation import Cancellation
 from reasoning_sdk.errors import ConfigurationError, ReasoningError, StateError
-from reasoning_sdk.events import LoopEvent, ResponseEvent
+from reasoning_sdk.events import LoopEvent
 from reasoning_sdk.loop.config import LoopConfig, UpstreamTarget
 from reasoning_sdk.loop.engine import LoopCounts, ResponseRun, response_id_of
-from reasoning_sdk.loop.events import ResponseEvents
-from reasoning_sdk.sinks import SSESink
+from reasoning_sdk.loop.events import ResponseEvents, ask_store
+from reasoning_sdk.loop.stream import EventQueue, LoopStream
+from reasoning_sdk.sinks import CallbackSink, SSESink
 from reasoning_sdk.steps import RequestContext, ToolSchema
 from reasoning_sdk.stores.memory import MemoryStore
 from reasoning_sdk.tools import CombinedTools, FunctionTools, NoTools
 from reasoning_sdk.typing import JSON, EventSink, MultiStepStore, ResponseStore, ToolExecutor
 
-__all__ = ["LoopStats", "LoopStream", "ResponseLoop", "run_response_loop"]
+__all__ = ["LoopStats", "ResponseLoop", "run_response_loop"]
 
 _NONE = type(None)
 _DEFAULT_CONFIG = LoopConfig()
@@ -93,7 +88,7 @@ def run_response_loop(
     check_kind("http", http, (requests.Session, _NONE), "a requests.Session")
     check_kind("cancel", cancel, (Cancellation, _NONE), "a Cancellation")
     with ExitStack() as stack:
-        transport, workers = _transport(upstream, http), Workers()
+        transport, workers, own = _transport(upstream, http), Workers(), Cancellation()
         stack.callback(transport.close)
         stack.callback(workers.close)
         run = ResponseRun(
@@ -104,12 +99,15 @@ def run_response_loop(
             model=_model(transport, upstream, config),
             workers=workers,
             request_id=request_id,
-            events=ResponseEvents(store, request_id, event_sink),
+            scope=scope_parent,
+            events=ResponseEvents(store if scope_parent is None else None, request_id, event_sink),
             config=config,
-            cancellation=cancel or Cancellation(),
+            cancellation=own,
             counts=LoopCounts(),
         )
-        return run.to_its_end(scope_parent, depth)
+        if cancel is not None:
+            stack.enter_context(cancel.calling(own.cancel))
+        return run.to_its_end(depth)
 
 
 def _transport(upstream: UpstreamTarget, session: requests.Session | None) -> HTTPTransport:
@@ -207,7 +205,7 @@ class ResponseLoop:
         self._workers = Workers()
         self._counts = LoopCounts()
         self._completed = self._failed = 0
-        self._running: dict[int, Cancellation] = {}  # one C call adds, removes or copies
+        self._running: dict[str, Cancellation] = {}  # one C call adds, removes or copies
 
     def __repr__(self) -> str:
         state = "CLOSED" if self._transport.closed else "OPEN"
@@ -269,7 +267,7 @@ class ResponseLoop:
                 Nothing was recorded.
             LoopError: The response has failed, or was canceled.
             StoreError: The store has failed.
-            StateError: The loop is closed.
+            StateError: The loop is closed, or carries this response out already.
         """
         check_kind("cancel", cancel, (Cancellation, _NONE), "a Cancellation")
         job = self._prepare(request, request_id, sink, extensions)
@@ -290,12 +288,17 @@ class ResponseLoop:
         if sink is not None:
             checked.setdefault("stream", True)
         ctx = RequestContext(model=checked["model"], extensions=dict(extensions or {}))
-        tools = self.tools.tools(ctx)
-        self.store.create_response(request_id, checked, tools=tools, api=api)
-        return _Job(request_id, ctx, tools, sink)
+        job = _Job(request_id, ctx, self.tools.tools(ctx), sink)
+        if self._running.setdefault(job.response_id, job.cancellation) is not job.cancellation:
+            raise StateError(f"{job.response_id} is being carried out")
+        try:
+            ask_store(self.store.create_response, request_id, checked, tools=job.tools, api=api)
+        except BaseException:
+            del self._running[job.response_id]
+            raise
+        return job
 
     def _carry_out(self, job: "_Job", cancel: Cancellation) -> dict[str, Any]:
-        own = Cancellation()
         run = ResponseRun(
             store=self.store,
             executor=self.tools,
@@ -306,22 +309,21 @@ class ResponseLoop:
             request_id=job.request_id,
             events=ResponseEvents(self.store, job.request_id, job.sink),
             config=self.config,
-            cancellation=own,
+            cancellation=job.cancellation,
             counts=self._counts,
         )
-        self._running[id(own)] = own
         try:
             if self._transport.closed:  # just now
-                own.cancel()
-            with cancel.calling(own.cancel):
-                run.to_its_end(None, 0)
+                job.cancellation.cancel()
+            with cancel.calling(job.cancellation.cancel):
+                run.to_its_end(0)
         except BaseException as exc:
             self._failed += 1
             if isinstance(exc, ReasoningError):
-                exc.response_id = response_id_of(job.request_id)
+                exc.response_id = job.response_id
             raise
         finally:
-            del self._running[id(own)]
+            del self._running[job.response_id]
         self._completed += 1
         response: dict[str, Any] = run.response
         return response
@@ -332,15 +334,15 @@ class ResponseLoop:
         *,
         request_id: str | None = None,
         extensions: Mapping[str, Any] | None = None,
-    ) -> "LoopStream":
+    ) -> LoopStream:
         """Answer a request, and iterate over the events as they come.
 
         Arguments and errors as for :meth:`run`, which does the work on another thread.
         """
-        queue, cancel = _EventQueue(), Cancellation()
+        queue, cancel = EventQueue(), Cancellation()
         job = self._prepare(request, request_id, queue, extensions)
         self._start(job, cancel, queue.end)
-        return LoopStream(queue, response_id_of(job.request_id), cancel)
+        return LoopStream(queue, job.response_id, cancel)
 
     def sse(
         self,
@@ -366,7 +368,12 @@ class ResponseLoop:
         """
         cancel = Cancellation()
         sink = SSESink(keep_alive=keep_alive, on_close=cancel.cancel)
-        job = self._prepare(request, request_id, sink, extensions)
+
+        def emit(event: LoopEvent) -> None:
+            if not cancel.canceled:  # else nobody reads any more
+                sink.emit(event)
+
+        job = self._prepare(request, request_id, CallbackSink(emit), extensions)
         self._start(job, cancel, lambda error: None)  # its last event tells of it
         return sink
 
@@ -394,156 +401,11 @@ class _Job:
     ctx: RequestContext
     tools: Sequence[ToolSchema]
     sink: EventSink | None
-
-
-class LoopStream(BlockingReader[LoopEvent]):
-    """A response that is being carried out: an iterator over its events.
-
-    Made by :meth:`ResponseLoop.stream`. Iterate it, one thread at a time; the rest is safe to use
-    from any thread. Iteration ends after the event that ends the response, or quietly after
-    :meth:`close`, which cancels the response; so does forgetting the stream. When the response
-    does not complete, the iterator raises the error of :meth:`ResponseLoop.run`, after the event
-    that says so.
-    """
-
-    def __init__(self, queue: "_EventQueue", response_id: str, cancellation: Cancellation) -> None:
-        super().__init__()
-        self._queue = queue
-        self._cancellation = cancellation
-        self._state = ResponseState(response_id)
-        self.response_id = response_id
-        finalize(self, cancellation.cancel).atexit = False
-
-    def __repr__(self) -> str:
-        state = self._state
-        return (
-            f"<LoopStream {self._status().upper()} {self.response_id} "
-            f"items={len(state.items)} characters={len(state.text)}>"
-        )
-
-    def _status(self) -> str:
-        if self._closing.is_set() and not self._state.terminal:
-            return "closed"
-        return self._state.status
-
-    def _repr_html_(self) -> str:
-        state = self._state
-        return response_html(
-            status=self._status(),
-            response_id=self.response_id,
-            model=state.model,
-            items=state.items,
-            open_text=state.open_text,
-            usage=state.usage,
-            problem=str(state.error or ""),
-        )
-
-    def __next__(self) -> LoopEvent:
-        while True:
-            for event in self._batch:
-                self._take_in(event)
-                return event
-            self._fetch()
+    cancellation: Cancellation = attrs.field(factory=Cancellation)
 
     @property
-    def text(self) -> str:
-        """The output text so far."""
-        return self._state.text
-
-    @property
-    def items(self) -> list[dict[str, Any]]:
-        """The output items finished so far."""
-        return list(self._state.items)
-
-    @property
-    def response(self) -> dict[str, Any]:
-        """The object of the Responses API, when the stream has ended.
-
-        Raises:
-            StateError: It has not.
-        """
-        if not self._state.terminal:
-            raise StateError("the response has not ended")
-        return self._state.response.data
-
-    def text_deltas(self) -> Iterator[str]:
-        """Iterate over the output text as it arrives. One thread at a time.
-
-        Yields:
-            Pieces of text.
-
-        Raises:
-            ReasoningError: As the iteration over the events.
-        """
-        for event in self:
-            if self._state.new_text and "agent" not in event.data:
-                yield self._state.new_text
-
-    def until_done(self) -> dict[str, Any]:
-        """Read the stream to its end. One thread at a time.
-
-        Returns:
-            The object of the Responses API.
-
-        Raises:
-            StateError: The stream was closed before its end.
-            ReasoningError: As the iteration over the events.
-        """
-        for _ in self:
-            pass
-        return self.response
-
-    def _take_in(self, event: LoopEvent) -> None:
-        if "agent" not in event.data:
-            self._state.apply(ResponseEvent(type=event.kind.value, data=event.data))
-
-    def _next_batch(self) -> Sequence[LoopEvent]:
-        return self._queue.take()
-
-    def _free(self) -> None:
-        self._cancellation.cancel()
-        self._queue.wake()
-
-
-class _EventQueue:
-    """Hands events from the thread that runs a response to the one that reads it."""
-
-    def __init__(self) -> None:
-        self._events: deque[LoopEvent] = deque()
-        self._signal = Signal()
-        self._ended = False
-        self._error: BaseException | None = None
-
-    def emit(self, event: LoopEvent) -> None:
-        self._events.append(event)
-        self._signal.give()
-
-    def end(self, error: BaseException | None) -> None:
-        """Nothing comes any more."""
-        self._error = error
-        self._ended = True
-        self._signal.give()
-
-    def wake(self) -> None:
-        self._signal.give()
-
-    def take(self) -> list[LoopEvent]:
-        """Wait for events.
-
-        Raises:
-            StopIteration: None comes any more.
-            ReasoningError: None comes any more, because of this.
-        """
-        if not self._events and not self._ended:
-            self._signal.take(None)
-        events = []
-        while self._events:
-            events.append(self._events.popleft())
-        if not events and self._ended:
-            if self._error is not None:
-                raise self._error
-            raise StopIteration
-        return events
+    def response_id(self) -> str:
+        return response_id_of(self.request_id)
 
 
 def _executor(tools: Any) -> ToolExecutor:

@@ -49,7 +49,7 @@ class MemoryStore:
         ConfigurationError: ``max_responses`` is not a positive number.
     """
 
-    def __init__(self, *, max_responses: int | None = 1000) -> None:
+    def __init__(self, *, max_responses: int | None = 200) -> None:
         usable = type(max_responses) is int and max_responses > 0
         if max_responses is not None and not usable:
             raise ConfigurationError(
@@ -113,7 +113,7 @@ class MemoryStore:
             scope = self._scope(record, scope_parent)
             action = scope.conversation.next_action(scope.chain)
             if isinstance(action, AppendSteps):
-                scope.iteration += 1
+                scope.iteration = _iterations(scope.chain) + 1
                 record.open()
             return action
 
@@ -315,6 +315,11 @@ class MemoryStore:
         for scope in record.scopes.values():
             for step in scope.chain:
                 del self._steps[step.id]
+
+
+def _iterations(chain: Sequence[ChainStep]) -> int:
+    """How many actions have been carried out, or begun."""
+    return chain[-1].iteration or 0 if chain else 0
 
 
 def _bare(response_id: str) -> str:

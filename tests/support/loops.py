@@ -33,6 +33,7 @@ from reasoning_sdk import (
     StepKind,
     StepState,
     StorageError,
+    ToolSchema,
     UpstreamTarget,
     run_response_loop,
 )
@@ -166,6 +167,37 @@ def agents(*names: str, **options: Any) -> AgentTools:
     return tools
 
 
+# -- tools and models --------------------------------------------------------------------------
+
+
+class Tools:
+    """An executor that runs a function for every tool: no more than what the contract asks for."""
+
+    def __init__(self, execute: Callable[..., Any], *names: str, **options: Any) -> None:
+        self._execute = execute
+        self._schemas = [ToolSchema(name, **options) for name in names or ("act",)]
+
+    def tools(self, ctx: RequestContext) -> list[ToolSchema]:
+        return self._schemas
+
+    def execute(
+        self, name: str, call_id: str, arguments: Mapping[str, Any], ctx: RequestContext
+    ) -> Any:
+        return self._execute(name, call_id, arguments, ctx)
+
+
+def asked(body: Any) -> str:
+    """What the conversation of a model call began with."""
+    messages = body["messages"] if "messages" in body else body["input"]
+    first = next(m for m in messages if m.get("role") == "user")["content"]
+    return first if isinstance(first, str) else str(first[0]["text"])
+
+
+def results_in(body: Any) -> int:
+    messages = body["messages"] if "messages" in body else body["input"]
+    return sum(m.get("role") == "tool" or m.get("type") == "function_call_output" for m in messages)
+
+
 # -- steps -------------------------------------------------------------------------------------
 
 
@@ -240,7 +272,7 @@ class ScriptedStore:
         self._steps[step_id] = attrs.evolve(self._steps[step_id], **changes)
 
 
-class Crash(BaseException):  # noqa: N818  # no error: the process is gone
+class Crash(BaseException):  # no error: the process is gone
     """The process has stopped."""
 
 
