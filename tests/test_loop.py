@@ -302,6 +302,11 @@ def test_bad_limits_are_named(options, message):
         LoopConfig(**options)
 
 
+def test_a_model_without_a_timeout_is_not_given_another():
+    with ResponseLoop(UpstreamTarget("http://127.0.0.1:1/v1")) as loop:
+        assert loop._transport._timeout is None
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [

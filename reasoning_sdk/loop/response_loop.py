@@ -121,6 +121,7 @@ def _transport(upstream: UpstreamTarget, session: requests.Session | None) -> HT
     return HTTPTransport(
         authenticate=authentication,
         headers={"User-Agent": f"reasoning-sdk/{__version__}"},
+        timeout=None,  # that of the model is given with each call
         session=session,
     )
 
