@@ -27,7 +27,7 @@ def benchmarks(*args: str) -> "subprocess.CompletedProcess[str]":
 
 
 @pytest.mark.timeout(170)  # the peers of the viewer are slow to import
-@pytest.mark.parametrize("part", ["sse", "responses", "viewer", "websocket", "import_time"])
+@pytest.mark.parametrize("part", ["sse", "responses", "viewer", "websocket", "loop", "import_time"])
 def test_all_candidates_agree(part):
     done = benchmarks("--smoke", part)
     assert (done.returncode, done.stdout) == (0, "all candidates agree\n"), done.stderr
