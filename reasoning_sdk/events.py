@@ -152,7 +152,7 @@ for _kind in LoopEventKind:  # plain attributes: they are asked for with every e
 
 @attrs.define
 class LoopEvent:
-    """One event of a response loop.
+    """One event of a response loop. Treat it as if it were frozen: the store keeps the same one.
 
     Args:
         sequence: Its number, higher than those of all events of the response before it.

@@ -62,6 +62,7 @@ from tests.support.loops import (
 )
 from tests.support.model_server import Call, Hang, ModelServer, Refuse, Say, Usage
 from tests.support.open_responses import check_stream
+from tests.support.scripted import redirect
 from tests.support.threads import InThread
 
 pytestmark = pytest.mark.http
@@ -507,9 +508,60 @@ def test_an_executor_that_cannot_name_its_tools_fails_before_anything_is_kept(mo
 
     store = MemoryStore()
     with ResponseLoop(upstream(model_server()), tools=Broken(print), store=store) as loop:
-        with pytest.raises(RuntimeError, match="no list"):
+        with pytest.raises(LoopFailedError, match="cannot be listed: RuntimeError: no list"):
             loop.run(REQUEST)
         assert "responses=0" in repr(store)
+
+
+@pytest.mark.parametrize("tools", [None, 5, ["add"]])
+def test_tools_that_cannot_be_listed_fail_the_response_and_are_told(model_server, tools):
+    class Broken(Tools):
+        def tools(self, ctx: RequestContext) -> Any:
+            return tools
+
+    sink = RecordingSink()
+    with pytest.raises(LoopFailedError, match="tools cannot be listed"):
+        follow(ScriptedStore({}), model_server(), tools=Broken(print), sink=sink)
+    assert len(terminal(sink.events)) == 1
+
+
+def test_what_a_tool_does_later_to_its_arguments_and_its_result_changes_nothing(model_server):
+    told: list[int] = []
+
+    def note(name: str, call_id: str, arguments: Any, ctx: RequestContext) -> Any:
+        arguments["i"].append(9)
+        told.append(len(told))
+        return told
+
+    turns = [Call(("note", {"i": [1]})), Call(("note", {"i": [2]})), Say("done")]
+    model = model_server(turns)
+    store = MemoryStore()
+    tools = Tools(note, "note")
+    with ResponseLoop(upstream(model), tools=tools, store=store) as loop:
+        response = loop.run(REQUEST, request_id="r")
+    outputs = [i["output"] for i in response["output"] if i["type"] == "function_call_output"]
+    assert outputs == ["[0]", "[0,1]"]
+    calls = [
+        s.request_payload["args"] for s in store.list_chain("r", None) if s.kind == "tool_call"
+    ]
+    assert calls == [{"i": [1]}, {"i": [2]}]
+
+
+def test_a_key_that_cannot_be_had_is_told_without_what_it_says(model_server):
+    def key() -> str:
+        raise ValueError("sk-secret")
+
+    failed = pytest.raises(LoopFailedError, match="api_key has failed with a ValueError")
+    with ResponseLoop(UpstreamTarget(model_server().url, key)) as loop, failed as raised:
+        loop.run(REQUEST)
+    assert "sk-secret" not in str(raised.value.payload)
+
+
+def test_a_model_that_has_moved_to_another_host_is_not_followed(model_server, scripted):
+    moved = scripted([redirect(model_server().url, 307)])
+    failed = pytest.raises(LoopFailedError, match="redirect to .* not followed")
+    with ResponseLoop(UpstreamTarget(moved.url("/v1"))) as loop, failed:
+        loop.run(REQUEST)
 
 
 # -- agents --------------------------------------------------------------------------------------
@@ -879,7 +931,7 @@ def test_a_scope_can_be_carried_out_by_itself(model_server):
 
 def test_a_store_that_says_what_it_must_not_ends_the_run_once(model_server):
     sink = RecordingSink()
-    with pytest.raises(AttributeError):
+    with pytest.raises(StorageError, match="the next action must be one, got a NoneType"):
         follow(ScriptedStore({None: [None]}), model_server(), sink=sink)  # type: ignore[list-item]
     assert len(terminal(sink.events)) == 1
 

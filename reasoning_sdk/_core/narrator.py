@@ -183,7 +183,7 @@ class Narrator:
     def _add(self, item: Item) -> int:
         output_index = self._next_index
         self._next_index += 1
-        self._tell(_ADDED, {"output_index": output_index, "item": item})
+        self._tell(_ADDED, {"output_index": output_index, "item": dict(item)})
         return output_index
 
     def _delta(self, item_id: str, content_index: int, delta: str, kind: str) -> None:

@@ -1,6 +1,5 @@
 """Steps that are taken on other threads, side by side."""
 
-import json
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -11,7 +10,8 @@ import attrs
 from reasoning_sdk._io.thread import Signal
 from reasoning_sdk._io.workers import Workers
 from reasoning_sdk.cancellation import Cancellation
-from reasoning_sdk.errors import ToolArgumentsError, ToolTimeoutError
+from reasoning_sdk.encoding import encode_json, parse_json
+from reasoning_sdk.errors import InvalidEventError, ToolArgumentsError, ToolTimeoutError
 from reasoning_sdk.loop.failures import error_of
 from reasoning_sdk.steps import ChainStep
 
@@ -124,21 +124,17 @@ def name_of(step: ChainStep) -> str:
 
 
 def arguments_of(step: ChainStep) -> Mapping[str, Any]:
-    """The arguments of a tool call.
+    """The arguments of a tool call, for the tool to do with as it likes.
 
     Raises:
         ToolArgumentsError: They are no JSON object.
     """
     args = step.request_payload.get("args")
-    if isinstance(args, str):
-        try:
-            args = json.loads(args, parse_constant=_refuse)
-        except ValueError as exc:
-            raise ToolArgumentsError(f"arguments are not JSON: {exc}") from exc
-    if not isinstance(args, Mapping):
-        raise ToolArgumentsError(f"arguments must be a JSON object, got {type(args).__name__}")
-    return args
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")
+    try:
+        read = parse_json(args) if isinstance(args, str) else args
+        own = parse_json(encode_json(read))
+    except (ValueError, InvalidEventError) as exc:
+        raise ToolArgumentsError(f"arguments are not JSON: {exc}") from exc
+    if not isinstance(own, Mapping):
+        raise ToolArgumentsError(f"arguments must be a JSON object, got {type(own).__name__}")
+    return own

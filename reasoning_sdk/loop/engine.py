@@ -4,7 +4,7 @@ import itertools
 import logging
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from typing import Any, TypeAlias
 
@@ -16,7 +16,7 @@ from reasoning_sdk._core.turn import item_id, turn_of
 from reasoning_sdk._io.model import ModelCaller
 from reasoning_sdk._io.workers import Workers
 from reasoning_sdk.cancellation import Cancellation
-from reasoning_sdk.encoding import encode_json
+from reasoning_sdk.encoding import encode_json, parse_json
 from reasoning_sdk.errors import (
     EmptyActionError,
     InvalidEventError,
@@ -25,6 +25,8 @@ from reasoning_sdk.errors import (
     MaxDepthError,
     MaxIterationsError,
     ProtocolError,
+    ReasoningError,
+    StorageError,
     StoreError,
     ToolError,
     ToolNotFoundError,
@@ -49,7 +51,7 @@ from reasoning_sdk.steps import (
 )
 from reasoning_sdk.typing import MultiStepStore, ResponseStore, ToolExecutor
 
-__all__ = ["LoopCounts", "ResponseRun", "response_id_of"]
+__all__ = ["LoopCounts", "ResponseRun", "response_id_of", "tools_of"]
 
 log = logging.getLogger("reasoning_sdk.loop")
 
@@ -69,8 +71,20 @@ class LoopCounts:
     failed_tool_calls: int = 0
 
 
-def _by_name(tools: Iterable[ToolSchema]) -> dict[str, ToolSchema]:
-    return {tool.name: tool for tool in tools}
+def tools_of(executor: ToolExecutor, ctx: RequestContext) -> dict[str, ToolSchema]:
+    """The tools of an executor, by their names.
+
+    Raises:
+        LoopFailedError: It cannot list them.
+        ConfigurationError: They do not go together.
+    """
+    try:
+        return {tool.name: tool for tool in executor.tools(ctx)}
+    except ReasoningError:
+        raise
+    except Exception as exc:  # of the executor's own code
+        message = f"the tools cannot be listed: {type(exc).__name__}: {exc}"
+        raise failure_of({"type": "tool_error", "message": message}) from exc
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -80,7 +94,7 @@ class ResponseRun:
     Args:
         store: Says what is next, and keeps what came of it.
         executor: Calls the tools.
-        tools: What it can call.
+        tools: What it can call, by name; asked for when it is not given.
         ctx: What tools get to know.
         model: Calls the model.
         workers: The threads of the tools.
@@ -92,12 +106,13 @@ class ResponseRun:
         counts: Counts steps.
 
     Attributes:
+        schemas: The tools, by name.
         response: What it has told in the end, if anybody wanted to know.
     """
 
     store: MultiStepStore
     executor: ToolExecutor
-    tools: Mapping[str, ToolSchema] = attrs.field(converter=_by_name)
+    tools: Mapping[str, ToolSchema] | None = None
     ctx: RequestContext
     model: ModelCaller
     workers: Workers
@@ -107,6 +122,7 @@ class ResponseRun:
     config: LoopConfig
     cancellation: Cancellation
     counts: LoopCounts
+    schemas: Mapping[str, ToolSchema] = attrs.field(factory=dict, init=False)
     response: JSON = attrs.field(default=None, init=False)
     _started_at: float = attrs.field(factory=time.time, init=False)
     _has_requests: bool = attrs.field(init=False)
@@ -125,6 +141,7 @@ class ResponseRun:
             StoreError: The store has failed.
         """
         try:
+            self.schemas = tools_of(self.executor, self.ctx) if self.tools is None else self.tools
             self.events.open()
             payload = _Scope(self, self.scope, depth, self._narrator()).carry_out()
             self._end("completed", None)
@@ -198,7 +215,7 @@ class ResponseRun:
         """A response of a store that knows no request."""
         return assemble(
             {"model": self.ctx.model or ""},
-            tools=tuple(self.tools.values()),
+            tools=tuple(self.schemas.values()),
             response_id=response_id_of(self.request_id),
             chain=chain,
             created_at=self._started_at,
@@ -233,13 +250,20 @@ class _Scope:
             run.check_canceled()
             if iterations >= config.max_iterations:
                 raise MaxIterationsError(f"not complete after {iterations} iterations")
-            action: NextAction = ask_store(run.store.next_action_for, run.request_id, self._parent)
+            action = self._next_action()
             if isinstance(action, Complete):
                 return action.payload
             if isinstance(action, Fail):
                 raise failure_of(action.payload)
             iterations += 1
             prev = self._append(action, prev)
+
+    def _next_action(self) -> NextAction:
+        run = self._run
+        action = ask_store(run.store.next_action_for, run.request_id, self._parent)
+        if not isinstance(action, (AppendSteps, Complete, Fail)):
+            raise StorageError(f"the next action must be one, got a {type(action).__name__}")
+        return action
 
     def _append(self, action: AppendSteps, prev: str | None) -> str:
         """Record steps and take them; gives the id of the last."""
@@ -287,7 +311,7 @@ class _Scope:
         """Whether nobody knows what became of a step, and it may not be taken again."""
         if step.kind is StepKind.MODEL_CALL or step.state is StepState.PENDING:
             return False
-        schema = self._run.tools.get(name_of(step))
+        schema = self._run.schemas.get(name_of(step))
         if schema is None:
             return False  # it cannot have been called
         again = schema.idempotent or schema.kind is ToolKind.AGENT  # which goes on where it was
@@ -370,7 +394,7 @@ class _Scope:
             calls.start(step, lambda own: self._call_tool(step, own), timeout)
 
     def _is_agent(self, step: ChainStep) -> bool:
-        schema = self._run.tools.get(name_of(step))
+        schema = self._run.schemas.get(name_of(step))
         return schema is not None and schema.kind is ToolKind.AGENT
 
     def _call_model(
@@ -394,18 +418,19 @@ class _Scope:
         run, name = self._run, name_of(step)
         ctx = attrs.evolve(run.ctx, cancellation=own, step_id=step.id)
         try:
-            if name not in run.tools:
+            if name not in run.schemas:
                 raise ToolNotFoundError(f"there is no tool {name!r}")
             call_id = step.request_payload["call_id"]
             result = run.executor.execute(name, call_id, arguments_of(step), ctx)
-            encode_json(result)
+            return Outcome(
+                parse_json(encode_json(result))
+            )  # what the tool does to it later is not seen
         except InvalidEventError as exc:
             return Outcome(error={"type": "tool_error", "message": f"result: {exc}"})
         except (KeyboardInterrupt, GeneratorExit):
             raise
         except BaseException as exc:  # whatever a tool raises is its own failure
             return Outcome(error=error_of(exc, "tool_error"))
-        return Outcome(result)
 
     def _call_agent(self, step: ChainStep) -> Outcome:
         agent = _Scope(self._run, step.id, self._depth + 1, self._narrator_of(step))

@@ -19,7 +19,7 @@ from reasoning_sdk.cancellation import Cancellation
 from reasoning_sdk.errors import ConfigurationError, ReasoningError, StateError
 from reasoning_sdk.events import LoopEvent
 from reasoning_sdk.loop.config import LoopConfig, UpstreamTarget
-from reasoning_sdk.loop.engine import LoopCounts, ResponseRun, response_id_of
+from reasoning_sdk.loop.engine import LoopCounts, ResponseRun, response_id_of, tools_of
 from reasoning_sdk.loop.events import ResponseEvents, ask_store
 from reasoning_sdk.loop.stream import EventQueue, LoopStream
 from reasoning_sdk.sinks import CallbackSink, SSESink
@@ -94,7 +94,6 @@ def run_response_loop(
         run = ResponseRun(
             store=store,
             executor=tool_executor,
-            tools=tool_executor.tools(ctx),
             ctx=ctx,
             model=_model(transport, upstream, config),
             workers=workers,
@@ -112,7 +111,7 @@ def run_response_loop(
 
 def _transport(upstream: UpstreamTarget, session: requests.Session | None) -> HTTPTransport:
     def authentication() -> dict[str, str]:
-        key = upstream.api_key() if callable(upstream.api_key) else upstream.api_key
+        key = _called(upstream.api_key) if callable(upstream.api_key) else upstream.api_key
         check_kind("what api_key gives", key, (str, _NONE), "a str")
         return {"Authorization": f"Bearer {key}"} if key else {}
 
@@ -122,8 +121,16 @@ def _transport(upstream: UpstreamTarget, session: requests.Session | None) -> HT
         authenticate=authentication,
         headers={"User-Agent": f"reasoning-sdk/{__version__}"},
         timeout=None,  # that of the model is given with each call
+        follow_elsewhere=False,  # what is said goes to nobody else
         session=session,
     )
+
+
+def _called(api_key: Callable[[], str]) -> str:
+    try:
+        return api_key()
+    except Exception as exc:  # which may tell of the key
+        raise ConfigurationError(f"api_key has failed with a {type(exc).__name__}") from exc
 
 
 def _model(transport: HTTPTransport, upstream: UpstreamTarget, config: LoopConfig) -> ModelCaller:
@@ -289,11 +296,12 @@ class ResponseLoop:
         if sink is not None:
             checked.setdefault("stream", True)
         ctx = RequestContext(model=checked["model"], extensions=dict(extensions or {}))
-        job = _Job(request_id, ctx, self.tools.tools(ctx), sink)
+        job = _Job(request_id, ctx, tools_of(self.tools, ctx), sink)
         if self._running.setdefault(job.response_id, job.cancellation) is not job.cancellation:
             raise StateError(f"{job.response_id} is being carried out")
         try:
-            ask_store(self.store.create_response, request_id, checked, tools=job.tools, api=api)
+            tools = tuple(job.tools.values())
+            ask_store(self.store.create_response, request_id, checked, tools=tools, api=api)
         except BaseException:
             del self._running[job.response_id]
             raise
@@ -400,7 +408,7 @@ class _Job:
 
     request_id: str
     ctx: RequestContext
-    tools: Sequence[ToolSchema]
+    tools: Mapping[str, ToolSchema]
     sink: EventSink | None
     cancellation: Cancellation = attrs.field(factory=Cancellation)
 

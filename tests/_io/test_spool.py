@@ -683,7 +683,7 @@ def test_neither_files_nor_memory_grow_with_rotations(stuck, tmp_path, opened):
         for number in range(times):
             spool.settle(added(spool, str(number), LARGE_BODY), str(number))
         gc.collect()
-        known = sum(isinstance(thing, Segment) for thing in gc.get_objects())
+        known = sum(type(thing) is Segment for thing in gc.get_objects())
         return known, len(list(descriptors.iterdir()))
 
     segment.retired = True
