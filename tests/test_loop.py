@@ -559,7 +559,7 @@ def test_a_key_that_cannot_be_had_is_told_without_what_it_says(model_server):
 
 def test_a_model_that_has_moved_to_another_host_is_not_followed(model_server, scripted):
     moved = scripted([redirect(model_server().url, 307)])
-    failed = pytest.raises(LoopFailedError, match="redirect to .* not followed")
+    failed = pytest.raises(LoopFailedError, match=r"redirect to .* not followed")
     with ResponseLoop(UpstreamTarget(moved.url("/v1"))) as loop, failed:
         loop.run(REQUEST)
 
