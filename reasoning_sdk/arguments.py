@@ -5,7 +5,7 @@ from typing import Any
 
 from reasoning_sdk.errors import ConfigurationError
 
-__all__ = ["check_kind", "check_seconds", "shown"]
+__all__ = ["check_count", "check_kind", "check_seconds", "shown"]
 
 _MAX_BITS = 2048
 
@@ -16,8 +16,16 @@ def check_kind(name: str, value: Any, kinds: tuple[type, ...], kind: str) -> Non
     Raises:
         ConfigurationError: It is not; the message tells its type, and not its value.
     """
-    if not isinstance(value, kinds):
-        raise ConfigurationError(f"{name} must be {kind}, got a {type(value).__name__}")
+    # A class that has the methods of a protocol counts as one of its instances.
+    if isinstance(value, type) or not isinstance(value, kinds):
+        raise ConfigurationError(f"{name} must be {kind}, got {_kind_of(value)}")
+
+
+def _kind_of(value: Any) -> str:
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeioAEIO' else 'a'} {name}"
 
 
 def shown(value: Any) -> str:
@@ -25,6 +33,18 @@ def shown(value: Any) -> str:
     if isinstance(value, int) and value.bit_length() > _MAX_BITS:  # Python may refuse to write it
         return f"an int of {value.bit_length()} bits"
     return repr(value)
+
+
+def check_count(name: str, value: Any, *, or_zero: bool = False) -> None:
+    """Let a number pass if it is a positive whole one, or zero where allowed.
+
+    Raises:
+        ConfigurationError: It is not.
+    """
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not (whole and (value > 0 or (or_zero and value == 0))):
+        least = ">= 0" if or_zero else "> 0"
+        raise ConfigurationError(f"{name} must be an int {least}, got {shown(value)}")
 
 
 def check_seconds(name: str, value: Any, *, or_zero: bool = False) -> None:

@@ -15,7 +15,7 @@ import attrs
 
 from reasoning_sdk.errors import InvalidEventError
 
-__all__ = ["as_object", "encode_json", "json_parser", "parse_json"]
+__all__ = ["as_object", "encode_json", "json_parser", "parse_json", "whole_characters"]
 
 
 def encode_json(value: Any) -> bytes:
@@ -184,6 +184,34 @@ def json_parser() -> Callable[[str | bytes], Any]:
             return _loads(text)
 
     return parse
+
+
+def whole_characters(value: Any) -> Any:
+    """JSON without halves of characters. Safe to call from any thread.
+
+    Who cuts text in units of UTF-16 may cut a character in two. Halves that have come together
+    again are that character, and any other becomes U+FFFD.
+
+    Args:
+        value: What a parser has given.
+
+    Returns:
+        The value; a text in which there is nothing to mend is the same object.
+    """
+    if isinstance(value, str):
+        return _whole(value)
+    if isinstance(value, dict):
+        members = zip(map(_whole, value), map(whole_characters, value.values()), strict=True)
+        return dict(members)
+    return list(map(whole_characters, value)) if isinstance(value, list) else value
+
+
+def _whole(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
 
 
 def _loads(text: str | bytes) -> Any:

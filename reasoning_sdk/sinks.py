@@ -6,10 +6,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from reasoning_sdk._io.thread import Signal
-from reasoning_sdk.arguments import check_seconds, shown
+from reasoning_sdk.arguments import check_count, check_kind, check_seconds, shown
 from reasoning_sdk.errors import (
     ConfigurationError,
     EventSinkError,
@@ -106,11 +106,16 @@ class TeeSink:
     Args:
         sinks: Each gets every event, whatever the others do.
 
+    Raises:
+        ConfigurationError: One of them is no sink.
+
     Example:
         >>> sink = TeeSink(RecordingSink(), CallbackSink(print))
     """
 
     def __init__(self, *sinks: EventSink) -> None:
+        for place, sink in enumerate(sinks):
+            check_kind(f"sinks[{place}]", sink, (EventSink,), "an EventSink")
         self._sinks = sinks
 
     def __repr__(self) -> str:
@@ -122,11 +127,13 @@ class TeeSink:
         Raises:
             EventSinkError: Some have failed; it names them, and its cause is the first failure.
         """
-        failures: list[tuple[EventSink, Exception]] = []
+        failures: list[tuple[EventSink, BaseException]] = []
         for sink in self._sinks:
             try:
                 sink.emit(event)
-            except Exception as exc:
+            except (KeyboardInterrupt, GeneratorExit):
+                raise
+            except BaseException as exc:
                 failures.append((sink, exc))
         if failures:
             names = ", ".join(f"{type(s).__name__} ({type(e).__name__})" for s, e in failures)
@@ -152,7 +159,7 @@ class _BufferedSink:
     """
 
     def __init__(self, maxsize: int) -> None:
-        _check_size(maxsize)
+        check_count("maxsize", maxsize, or_zero=True)
         self._maxsize = maxsize
         self._waiting: deque[LoopEvent] = deque()
         self._dropped = 0
@@ -394,6 +401,7 @@ class SSESink(_BufferedSink):
         return b"".join(parts)
 
 
+@runtime_checkable
 class Viewer(Protocol):
     """What a :class:`ViewerSink` publishes to: a :class:`~reasoning_sdk.ViewerClient`.
 
@@ -449,6 +457,9 @@ class ViewerSink:
     Attributes:
         dropped: How many events the viewer has refused. Why, the viewer tells.
 
+    Raises:
+        ConfigurationError: ``viewer`` is none.
+
     Example:
         >>> with ViewerClient("https://viewer.example") as viewer:             # doctest: +SKIP
         ...     loop.run(request, sink=ViewerSink(viewer, deltas=False))
@@ -463,6 +474,7 @@ class ViewerSink:
         signature: str | None = None,
         deltas: bool = True,
     ) -> None:
+        check_kind("viewer", viewer, (Viewer,), "a ViewerClient")
         self.dropped = 0
         self._viewer = viewer
         self._given_id = id
@@ -521,12 +533,6 @@ class ViewerSink:
             return self._viewer.send_function_execution_continue(chunk, **self._options)
         error = {"code": _FAILURE, "message": item["output"]}
         return self._viewer.send_function_execution_error(call_id, error, **self._options)
-
-
-def _check_size(maxsize: Any) -> None:
-    whole = isinstance(maxsize, int) and not isinstance(maxsize, bool)
-    if not (whole and maxsize >= 0):
-        raise ConfigurationError(f"maxsize must be a whole number >= 0, got {shown(maxsize)}")
 
 
 def _kinds(given: Iterable[LoopEventKind | str]) -> frozenset[LoopEventKind]:

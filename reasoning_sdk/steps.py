@@ -1,13 +1,14 @@
 """The values of the response loop: steps, what is to be done next, tools, and their context."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import attrs
 
-from reasoning_sdk.arguments import check_kind
+from reasoning_sdk.arguments import check_kind, shown
 from reasoning_sdk.cancellation import Cancellation
+from reasoning_sdk.errors import ConfigurationError
 
 __all__ = [
     "AgentSchema",
@@ -24,6 +25,19 @@ __all__ = [
     "ToolKind",
     "ToolSchema",
 ]
+
+
+_NONE = type(None)
+_E = TypeVar("_E", bound=Enum)
+
+
+def _kind_of(kinds: type[_E], value: Any) -> _E:
+    """A member of an enum, given as such or as its text."""
+    try:
+        return kinds(value)
+    except ValueError as exc:
+        said = " or ".join(repr(kind.value) for kind in kinds)
+        raise ConfigurationError(f"kind must be {said}, got {shown(value)}") from exc
 
 
 class StepKind(str, Enum):
@@ -57,6 +71,10 @@ class StepState(str, Enum):
 _TERMINAL = frozenset({StepState.COMPLETED, StepState.FAILED, StepState.CANCELED})
 
 
+def _as_step_kind(kind: StepKind | str) -> StepKind:
+    return kind if type(kind) is StepKind else _kind_of(StepKind, kind)
+
+
 @attrs.frozen
 class StepDescriptor:
     """A step to be taken.
@@ -66,10 +84,21 @@ class StepDescriptor:
         request_payload: For a model call the body to send upstream, whose ``stream`` says whether
             it is streamed; for a tool call ``{"name", "args", "call_id"}``: ``args`` is an object,
             or the text that the model wrote where that is none.
+
+    Raises:
+        ConfigurationError: ``kind`` is none.
     """
 
-    kind: StepKind
+    kind: StepKind = attrs.field(converter=_as_step_kind)
     request_payload: Any
+
+
+def _check_steps(_: Any, attribute: "attrs.Attribute[Any]", value: Any) -> None:
+    check_kind(attribute.name, value, (list, tuple, Sequence), "a sequence of StepDescriptors")
+    for place, step in enumerate(value):
+        if type(step) is not StepDescriptor:
+            where = f"{attribute.name}[{place}]"
+            check_kind(where, step, (StepDescriptor,), "a StepDescriptor")
 
 
 @attrs.frozen
@@ -78,9 +107,12 @@ class AppendSteps:
 
     Args:
         steps: At least one, in the order in which they are recorded.
+
+    Raises:
+        ConfigurationError: What was given is no sequence of steps.
     """
 
-    steps: Sequence[StepDescriptor]
+    steps: Sequence[StepDescriptor] = attrs.field(validator=_check_steps)
 
 
 @attrs.frozen
@@ -178,6 +210,10 @@ class ToolKind(str, Enum):
         return self.value
 
 
+def _as_tool_kind(kind: ToolKind | str) -> ToolKind:
+    return _kind_of(ToolKind, kind)
+
+
 @attrs.frozen
 class ToolSchema:
     """A tool, as the model gets to know it.
@@ -190,6 +226,9 @@ class ToolSchema:
         kind: How the loop calls it.
         idempotent: Whether it may be called again, with the same arguments, when nobody knows
             whether it was called before a crash.
+
+    Raises:
+        ConfigurationError: An argument cannot work.
     """
 
     name: str
@@ -198,12 +237,32 @@ class ToolSchema:
         factory=lambda: {"type": "object", "properties": {}}
     )
     strict: bool = False
-    kind: ToolKind = ToolKind.HTTP
+    kind: ToolKind = attrs.field(default=ToolKind.HTTP, converter=_as_tool_kind)
     idempotent: bool = False
 
     def __attrs_post_init__(self) -> None:
         check_kind("name of a tool", self.name, (str,), "a str")
-        check_kind(f"parameters of tool {self.name!r}", self.parameters, (Mapping,), "a mapping")
+        if not self.name:
+            raise ConfigurationError("name of a tool must not be empty, got ''")
+        self._check("description", (str,), "a str")
+        self._check("parameters", (Mapping,), "a mapping")
+        self._check("strict", (bool,), "a bool")
+        self._check("idempotent", (bool,), "a bool")
+
+    def _check(self, name: str, kinds: tuple[type, ...], kind: str) -> None:
+        check_kind(f"{name} of tool {self.name!r}", getattr(self, name), kinds, kind)
+
+
+def _as_names(names: Sequence[str] | None) -> tuple[str, ...] | None:
+    return None if names is None else _checked_names(names)
+
+
+def _checked_names(names: Any) -> tuple[str, ...]:
+    several = isinstance(names, Iterable) and not isinstance(names, str)
+    given = tuple(names) if several else (None,)
+    if not all(isinstance(name, str) for name in given):
+        raise ConfigurationError(f"tools must be names of tools, got {shown(names)}")
+    return given
 
 
 @attrs.frozen
@@ -219,10 +278,15 @@ class AgentSchema(ToolSchema):
         tools: The names of the tools that it may call; ``None`` is all, itself included.
     """
 
-    kind: ToolKind = ToolKind.AGENT
+    kind: ToolKind = attrs.field(default=ToolKind.AGENT, converter=_as_tool_kind)
     instructions: str = ""
     model: str | None = None
-    tools: Sequence[str] | None = None
+    tools: Sequence[str] | None = attrs.field(default=None, converter=_as_names)
+
+    def __attrs_post_init__(self) -> None:
+        super().__attrs_post_init__()
+        self._check("instructions", (str,), "a str")
+        self._check("model", (str, _NONE), "a str")
 
 
 @attrs.frozen
@@ -236,9 +300,18 @@ class RequestContext:
             the result any more.
         step_id: The step that calls the tool, unique among all steps of the store; the same one
             when it is called again after a crash.
+
+    Raises:
+        ConfigurationError: An argument cannot work.
     """
 
     model: str | None = None
     extensions: Mapping[str, Any] = attrs.field(factory=dict)
     cancellation: Cancellation = attrs.field(factory=Cancellation, repr=False, eq=False)
     step_id: str | None = None
+
+    def __attrs_post_init__(self) -> None:
+        check_kind("model", self.model, (str, _NONE), "a str")
+        check_kind("extensions", self.extensions, (Mapping,), "a mapping")
+        check_kind("cancellation", self.cancellation, (Cancellation,), "a Cancellation")
+        check_kind("step_id", self.step_id, (str, _NONE), "a str")

@@ -136,7 +136,7 @@ class ResponseStore(MultiStepStore, Protocol):
         """
 
     def append_events(self, request_id: str, events: Sequence[LoopEvent]) -> None:
-        """Keep events, the next ones in their order."""
+        """Keep events, the next ones in their order. One that was kept before changes nothing."""
 
     def events_after(self, request_id: str, sequence: int | None) -> Sequence[LoopEvent]:
         """The events kept with a higher sequence number; ``None`` is from the beginning."""

@@ -23,7 +23,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from reasoning_sdk import encoding
-from reasoning_sdk.encoding import as_object, encode_json, json_parser, parse_json
+from reasoning_sdk.encoding import (
+    as_object,
+    encode_json,
+    json_parser,
+    parse_json,
+    whole_characters,
+)
 from reasoning_sdk.errors import InvalidEventError
 
 NAN = math.nan
@@ -620,3 +626,45 @@ def test_the_parser_is_chosen_once():
 def test_reading_says_where_it_is_not_json():
     with pytest.raises(json.JSONDecodeError, match=r"line 1 column 2 \(char 1\)"):
         parse_json("[oops]")
+
+
+# -- halves of characters ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "whole"),
+    [
+        ("\ud83d" + "\ude00", "😀"),
+        ("a\ud83d" + "\ude00b\ud83d", "a😀b\ufffd"),
+        ("\ud83dx", "\ufffdx"),
+        ("\ude00\ud83d", "\ufffd\ufffd"),
+        ("\ud83d\ud83d\ude00", "\ufffd😀"),
+        ("\ufeff\udfff", "\ufeff\ufffd"),
+    ],
+)
+def test_halves_of_characters_are_joined_or_replaced_wherever_they_are(text, whole):
+    assert whole_characters(text) == whole
+    value = {text: [text, {"a": text, "n": [1, None, 1.5, True]}], "b": "東京"}
+    mended = whole_characters(value)
+    assert mended == {whole: [whole, {"a": whole, "n": [1, None, 1.5, True]}], "b": "東京"}
+    encode_json(mended)
+
+
+def test_a_text_without_halves_is_the_same_object():
+    for text in ("", "plain", "東京 😀"):
+        assert whole_characters(text) is text
+
+
+@given(st.text(st.characters(exclude_categories=())))
+def test_what_was_mended_can_be_written_and_is_as_long(text):
+    whole = whole_characters(text)
+    assert json.loads(encode_json(whole)) == whole == whole_characters(whole)
+    assert len(whole.encode("utf-16-le")) == len(text.encode("utf-16-le", "surrogatepass"))
+
+
+def test_what_the_parser_has_read_can_be_mended_however_deep(parse):
+    text = "[" * 900 + r'"\ud83d"' + "]" * 900
+    value = whole_characters(parse(text))
+    for _ in range(900):
+        (value,) = value
+    assert value == "\ufffd"

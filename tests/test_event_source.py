@@ -569,14 +569,14 @@ def test_a_client_refuses_an_event_larger_than_it_may_be(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"method": 5}, "method must be a str, got a int"),
+        ({"method": 5}, "method must be a str, got an int"),
         ({"method": "G T\r\n"}, r"method must be the name of an HTTP method, got 'G T\\r\\n'"),
         ({"method": ""}, "method must be the name"),
         ({"last_event_id": None}, "last_event_id must be a str, got a NoneType"),
-        ({"headers": 5}, "headers must be a mapping or a callable that gives one, got a int"),
+        ({"headers": 5}, "headers must be a mapping or a callable that gives one, got an int"),
         ({"headers": [("A", SECRET)]}, "headers must be a mapping .*, got a list"),
         ({"headers": []}, "headers must be a mapping"),
-        ({"retry": 5}, "retry must be a RetryPolicy, got a int"),
+        ({"retry": 5}, "retry must be a RetryPolicy, got an int"),
         ({"retry": None}, "retry must be a RetryPolicy"),
         ({"session": "x"}, "session must be a requests.Session, got a str"),
     ],

@@ -357,10 +357,12 @@ def test_what_a_tool_raises_is_a_result_that_the_model_sees(model_server, error,
     assert item["status"] == "incomplete"
 
 
-def test_ctrl_c_in_a_tool_ends_the_run_with_its_end_told_once(model_server):
-    ran = carried_out(model_server([Call(("act", {}))]), tools=raising(Rude))
-    assert isinstance(ran.error, Rude)
-    assert ran.kinds[-1] == "failed"
+@pytest.mark.parametrize("error", [Rude, GeneratorExit, KeyboardInterrupt])
+def test_whatever_a_tool_raises_on_its_thread_is_its_own_failure(model_server, error):
+    model = model_server([Call(("act", {})), Say("sorry")])
+    ran = carried_out(model, tools=raising(error))
+    assert ran.text == "sorry"
+    assert error_of(ran.outputs()["call_1"])["message"].startswith(error.__name__)
 
 
 @pytest.mark.parametrize(

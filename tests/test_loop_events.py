@@ -1,8 +1,10 @@
 """What a response loop tells as it goes: numbered, once, in the words of the Responses API."""
 
 import _thread
+import itertools
 import json
 import logging
+import re
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -254,7 +256,7 @@ def test_the_text_of_a_stream_is_that_of_the_response_alone(model_server):
 # -- sinks ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("error", [ValueError, OSError, RecursionError])
+@pytest.mark.parametrize("error", [ValueError, OSError, RecursionError, SystemExit])
 def test_a_sink_that_raises_is_logged_and_stops_nothing(model_server, caplog, error):
     def fail(event: LoopEvent) -> None:
         raise error("no")
@@ -263,7 +265,31 @@ def test_a_sink_that_raises_is_logged_and_stops_nothing(model_server, caplog, er
     with ResponseLoop(upstream(model_server(TURNS)), tools=[add]) as loop:
         response = loop.run(REQUEST, sink=CallbackSink(fail))
     assert response["status"] == "completed"
-    assert [r.levelname for r in caplog.records if "sink" in r.message] == ["WARNING"]
+    first, total = [r.message for r in caplog.records if "sink" in r.message]
+    assert first == f"event sink 'CallbackSink' failed: {error.__name__}: no"
+    assert re.fullmatch(r"event sink 'CallbackSink' has failed for (\d+) of \1 events", total)
+
+
+def test_of_the_failures_of_a_sink_the_first_of_a_kind_and_their_number_are_logged(
+    model_server, caplog
+):
+    errors = {1: ValueError("one"), 5: ValueError("two"), 7: KeyError("three")}
+    count = itertools.count(1)
+
+    def fail(event: LoopEvent) -> None:
+        if (nth := next(count)) in errors or nth > 20:
+            raise errors.get(nth, ValueError("more"))
+
+    caplog.set_level(logging.DEBUG, "reasoning_sdk.loop")
+    with ResponseLoop(upstream(model_server([Say("x" * 4000, pieces=2000)]))) as loop:
+        loop.run(REQUEST, sink=CallbackSink(fail))
+    events = next(count) - 1
+    assert [r.message for r in caplog.records if "sink" in r.message] == [
+        "event sink 'CallbackSink' failed: ValueError: one",
+        "event sink 'CallbackSink' failed: KeyError: 'three'",
+        f"event sink 'CallbackSink' has failed for {events - 17:,} of {events:,} events",
+    ]
+    assert events > 1000
 
 
 @pytest.mark.parametrize("at", [0, 1, 5, -1])

@@ -777,14 +777,14 @@ def test_threads_share_a_client(scripted: Scripted, client: Make) -> None:
     [
         ({"api_key": KEY.encode()}, "api_key must be a str or a callable .*, got a bytes"),
         ({"api_key": b""}, "api_key must be a str"),
-        ({"api_key": 123}, "api_key must be a str or a callable that gives one, got a int"),
-        ({"headers": 5}, "headers must be a mapping, got a int"),
+        ({"api_key": 123}, "api_key must be a str or a callable that gives one, got an int"),
+        ({"headers": 5}, "headers must be a mapping, got an int"),
         ({"headers": [("Authorization", KEY)]}, "headers must be a mapping, got a list"),
         ({"headers": ()}, "headers must be a mapping"),
-        ({"retry": 5}, "retry must be a RetryPolicy, got a int"),
+        ({"retry": 5}, "retry must be a RetryPolicy, got an int"),
         ({"retry": 0}, "retry must be a RetryPolicy"),
         ({"session": "x"}, "session must be a requests.Session, got a str"),
-        ({"fixture": 5}, "fixture must be a path, got a int"),
+        ({"fixture": 5}, "fixture must be a path, got an int"),
         ({"fixture": b"x.sse"}, "fixture must be a path, got a bytes"),
     ],
 )
@@ -798,7 +798,7 @@ def test_what_is_of_the_wrong_kind_is_refused_at_once(options: dict[str, Any], s
 @pytest.mark.parametrize("key", [KEY.encode(), 123, [KEY]])
 def test_a_callable_that_gives_no_key_but_something_else(client: Make, key: Any) -> None:
     made = client(api_key=lambda: key)
-    said = f"what api_key gives must be a str, got a {type(key).__name__}"
+    said = f"what api_key gives must be a str, got an? {type(key).__name__}"
     with pytest.raises(r.ConfigurationError, match=said) as caught:
         made.create("x")
     assert KEY not in f"{caught.value!r}"

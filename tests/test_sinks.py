@@ -287,7 +287,7 @@ def test_a_close_tells_the_total_too_and_says_nothing_when_nothing_was_dropped(c
 @pytest.mark.parametrize("maxsize", [-1, 1.5, True, None])
 def test_a_size_that_is_none_is_refused(maxsize):
     for kind in (QueueSink, SSESink):
-        with pytest.raises(r.ConfigurationError, match="maxsize must be a whole number >= 0"):
+        with pytest.raises(r.ConfigurationError, match="maxsize must be an int >= 0, got "):
             kind(maxsize=maxsize)
 
 
@@ -461,6 +461,46 @@ def test_half_a_character_that_a_model_has_cut_is_written():
     emitted(sink, CREATED, event(DELTA, 1, delta="\ud83d"), COMPLETED)
     (chunk,) = list(sink)
     assert [e.json().get("delta") for e in iter_events([chunk])] == [None, "\ud83d", None]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: TeeSink(5), "sinks[0] must be an EventSink, got an int"),
+        (
+            lambda: TeeSink(RecordingSink(), RecordingSink),
+            "sinks[1] must be an EventSink, got the class RecordingSink",
+        ),
+        (lambda: TeeSink(None), "sinks[0] must be an EventSink, got a NoneType"),
+        (lambda: ViewerSink("v"), "viewer must be a ViewerClient, got a str"),
+        (
+            lambda: ViewerSink(r.ViewerClient),
+            "viewer must be a ViewerClient, got the class ViewerClient",
+        ),
+    ],
+)
+def test_what_is_no_sink_and_no_viewer_is_refused(make, message):
+    with pytest.raises(r.ConfigurationError) as caught:
+        make()
+    assert str(caught.value) == message
+
+
+def test_what_ends_one_sink_keeps_no_event_from_the_others():
+    def end(event: LoopEvent) -> None:
+        raise SystemExit
+
+    rest = RecordingSink()
+    with pytest.raises(r.EventSinkError, match=r"1 of 2 sinks have failed: CallbackSink"):
+        TeeSink(CallbackSink(end), rest).emit(CREATED)
+    assert rest.events == [CREATED]
+
+
+def test_ctrl_c_in_one_of_several_sinks_goes_through():
+    def interrupt(event: LoopEvent) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        TeeSink(CallbackSink(interrupt), RecordingSink()).emit(CREATED)
 
 
 @pytest.mark.parametrize("keep_alive", [0, -1, "1"])

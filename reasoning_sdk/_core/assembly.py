@@ -9,7 +9,7 @@ from reasoning_sdk._core.turn import Item, Turn, tool_output_item, turn_of
 from reasoning_sdk.errors import ProtocolError
 from reasoning_sdk.steps import ChainStep, StepKind, StepState, ToolSchema
 
-__all__ = ["assemble", "output_items"]
+__all__ = ["assemble", "copied", "output_items"]
 
 # What a response tells of its request, and what holds where the request does not say.
 _DEFAULTS: Mapping[str, Any] = {
@@ -97,7 +97,7 @@ def assemble(
         "output": _items(zip(chain, turns, strict=True)),
         "usage": _usage([*turns, *map(_turn, agent_steps)]),
     }
-    return {name: _copied(value) for name, value in response.items()}
+    return {name: copied(value) for name, value in response.items()}
 
 
 def _turn(step: ChainStep) -> Turn | None:
@@ -211,10 +211,10 @@ def _sums(counts: Iterable[Any]) -> Counter[str]:
     return sums
 
 
-def _copied(value: Any) -> Any:
+def copied(value: Any) -> Any:
     """JSON, made anew."""
     if isinstance(value, Mapping):
-        return {name: _copied(part) for name, part in value.items()}
+        return {name: copied(part) for name, part in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_copied(part) for part in value]
+        return [copied(part) for part in value]
     return value

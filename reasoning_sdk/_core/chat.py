@@ -7,7 +7,7 @@ call by other names; whatever comes of it is used once.
 
 from collections.abc import Callable, Collection, Iterable
 from functools import partial
-from itertools import chain, count, groupby
+from itertools import chain, groupby
 from typing import Any, Protocol
 
 import attrs
@@ -22,7 +22,7 @@ from reasoning_sdk._core.turn import (
     own_call_id,
     reasoning_item,
 )
-from reasoning_sdk.encoding import parse_json
+from reasoning_sdk.encoding import parse_json, whole_characters
 from reasoning_sdk.errors import ReasoningError, ResponseIncompleteError
 from reasoning_sdk.events import ResponseEvent
 
@@ -72,6 +72,44 @@ class _Nobody:
     item = text = refusal = reasoning = arguments = _ignore
 
 
+class _WholeCharacters:
+    """Tells a listener of whole characters: half of one waits for what follows it."""
+
+    def __init__(self, listener: TurnListener) -> None:
+        self._listener = listener
+        self._halves: dict[tuple[Any, ...], str] = {}
+
+    def item(self, item: Item) -> None:
+        self._listener.item(whole_characters(item))
+
+    def text(self, item_id: str, content_index: int, delta: str) -> None:
+        self._tell(self._listener.text, delta, item_id, content_index)
+
+    def refusal(self, item_id: str, content_index: int, delta: str) -> None:
+        self._tell(self._listener.refusal, delta, item_id, content_index)
+
+    def reasoning(self, item_id: str, content_index: int, delta: str) -> None:
+        self._tell(self._listener.reasoning, delta, item_id, content_index)
+
+    def arguments(self, item_id: str, delta: str) -> None:
+        self._tell(self._listener.arguments, delta, item_id)
+
+    def _tell(self, tell: Callable[..., None], delta: str, *place: Any) -> None:
+        if not self._halves and delta.isascii():
+            tell(*place, delta)
+            return
+        text = self._halves.pop(place, "") + delta
+        if "\ud800" <= text[-1] <= "\udbff":
+            self._halves[place] = text[-1]
+            text = text[:-1]
+        if text:
+            tell(*place, whole_characters(text))
+
+
+def _heard_by(listener: TurnListener | None) -> TurnListener:
+    return _Nobody() if listener is None else _WholeCharacters(listener)
+
+
 class ChatBody:
     """Puts a chat completion together of its chunks. One thread at a time.
 
@@ -90,8 +128,9 @@ class ChatBody:
     def __init__(self, step_id: str, listener: TurnListener | None = None) -> None:
         self.error: Item | None = None
         self._step_id = step_id
+        self._halved = False
         self._fields: Item = {}
-        self._choices = {0: _Choice(step_id, listener or _Nobody())}
+        self._choices = {0: _Choice(step_id, _heard_by(listener))}
 
     @property
     def finished(self) -> bool:
@@ -106,19 +145,21 @@ class ChatBody:
         body.pop("obfuscation", None)  # is of a chunk
         if not body.get("usage"):
             body["usage"] = _usage_elsewhere(body, choices[0])
-        return body
+        return whole_characters(body) if self._halved else body
 
-    def feed(self, data: Any, kind: str = "") -> None:
+    def feed(self, data: Any, kind: str = "", *, halved: bool = False) -> None:
         """Take the next chunk.
 
         Args:
             data: The JSON of an event.
             kind: The event's type, as the event stream has it.
+            halved: Whether halves of characters may be in it.
         """
         if not isinstance(data, dict):
             return
+        self._halved = self._halved or halved
         if data.get("error") or kind == "error" or data.get("object") == "error":
-            self.error = self.error or _error_of(data.get("error") or data)
+            self.error = self.error or _error_of(whole_characters(data.get("error") or data))
         fields = self._fields
         for key, value in data.items():
             if value:
@@ -127,6 +168,11 @@ class ChatBody:
         for choice in choices if isinstance(choices, list) else ():
             if isinstance(choice, dict):
                 self._choice(choice.get("index")).take(choice)
+
+    def end(self) -> None:
+        """Take the end of the stream: a choice that has come, and not said why it stopped, has."""
+        for choice in self._choices.values():
+            choice.end()
 
     def _choice(self, index: Any) -> "_Choice":
         choice = self._choices.get(index if index.__class__ is int else 0)
@@ -142,12 +188,14 @@ class _Choice:
         self.fields: Item = {}
         self._step_id = step_id
         self._listener = listener
+        self._has_come = False
         self._message: Item = {}
         self._content: list[str | Item] = []
         self._refusal: list[str] = []
         self._thought: list[str] = []
         self._thought_key = ""
         self._calls: list[_Call] = []
+        self._calls_left: dict[int, _Call] = {}  # the listener does not know of, by place
         self._call_by_key: dict[int | str, _Call] = {}  # by index and by id
         self._message_id = ""  # once the listener knows of it
         self._places: dict[str, int] = {}  # those of the message's parts
@@ -173,6 +221,7 @@ class _Choice:
 
     def take(self, choice: Item) -> None:
         """Take what a chunk says of it."""
+        self._has_come = True
         delta = choice.get("delta")
         if delta is None:  # else a message beside it says all again
             delta = choice.get("message")
@@ -186,6 +235,11 @@ class _Choice:
         _merge(self.fields, choice, _OF_CHOICE)
         if choice.get("finish_reason"):
             self._begin_calls_left()
+
+    def end(self) -> None:
+        """Nothing comes any more."""
+        if self._has_come and not self.fields.get("finish_reason"):
+            self.take({"finish_reason": "tool_calls" if self._calls else "stop"})
 
     def _take_content(self, content: Any) -> None:
         if isinstance(content, str):
@@ -251,6 +305,7 @@ class _Choice:
     def _new_call(self, key: int | str | None) -> "_Call":
         call = _Call(len(self._calls))
         self._calls.append(call)
+        self._calls_left[call.place] = call
         if key.__class__ is int:
             self._call_by_key[key] = call
         return call
@@ -262,6 +317,7 @@ class _Choice:
             self._call_by_key[id] = call
 
     def _begin_call(self, call: "_Call") -> None:
+        del self._calls_left[call.place]
         call.item_id = item_id("function_call", self._step_id, call.place)
         call_id = own_call_id(call.id, set(), self._step_id, call.place)
         self._listener.item(call_item(call.item_id, call_id, call.name, status="in_progress"))
@@ -270,9 +326,8 @@ class _Choice:
 
     def _begin_calls_left(self) -> None:
         """Those that have neither an id nor arguments, and will have none."""
-        for call in self._calls:
-            if call.name and not call.item_id:
-                self._begin_call(call)
+        for call in [call for call in self._calls_left.values() if call.name]:
+            self._begin_call(call)
 
     def _whole_content(self) -> Any:
         """A text, or parts where the server has sent any; none beside calls or a refusal."""
@@ -346,11 +401,12 @@ class ResponsesBody:
 
     def __init__(self, step_id: str, listener: TurnListener | None = None) -> None:
         self._step_id = step_id
-        self._listener = listener or _Nobody()
+        self._listener = _heard_by(listener)
         self._state = ResponseState()
         self._last: _Item | None = None
         self._item_by_key: dict[int | str | None, _Item] = {}  # by index and by the upstream's id
         self._places = set[int]()
+        self._first_free = 0
         self._finished: list[int] = []  # the places of the finished items, as they came
         self._call_ids = set[str]()
 
@@ -375,12 +431,13 @@ class ResponsesBody:
             output = [item for _, item in placed]
         return {**data, "output": output}
 
-    def feed(self, data: Any, kind: str = "") -> None:
+    def feed(self, data: Any, kind: str = "", *, halved: bool = False) -> None:
         """Take the next event.
 
         Args:
             data: Its JSON.
             kind: Its type, as the event stream has it, where the data does not say.
+            halved: Whether halves of characters may be in it.
         """
         if not isinstance(data, dict):
             return
@@ -390,6 +447,7 @@ class ResponsesBody:
         if kind in _DELTAS:  # says nothing that the finished item does not
             self._take_delta(data, *_DELTAS[kind])
             return
+        data = whole_characters(data) if halved else data
         self._state.apply(ResponseEvent(type=kind, data=data))
         if kind in (_ADDED, _DONE) and isinstance(data.get("item"), dict):
             self._take_item(data["item"], data, done=kind == _DONE)
@@ -442,12 +500,16 @@ class ResponsesBody:
         return None
 
     def _begin(self, kind: str, id: str | None, index: int | None) -> "_Item":
-        free = (place for place in count() if place not in self._places)
-        place = next(free) if index is None or index in self._places else index
+        place = self._free_place() if index is None or index in self._places else index
         self._places.add(place)
         self._last = item = _Item(kind, place, item_id(kind, self._step_id, place))
         self._item_by_key.update((key, item) for key in (id, index) if key is not None)
         return item
+
+    def _free_place(self) -> int:
+        while self._first_free in self._places:
+            self._first_free += 1
+        return self._first_free
 
     def _tell(self, item: "_Item", given: Item) -> None:
         """Tell that an item begins, once."""

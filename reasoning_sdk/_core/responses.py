@@ -41,6 +41,7 @@ _TRANSIENT_CODES = frozenset(
         "timeout",
     }
 )
+_NO_REASON = "the service does not say why"
 _NUMBER = r"(\d{1,9}(?:\.\d{1,9})?)\s*"
 _TRY_AGAIN_IN = re.compile(
     rf"try again in\s+(?:{_NUMBER}h(?:(?:ou)?rs?)?(?![a-z])\s*)?"
@@ -326,7 +327,7 @@ class ResponseState:
         code = None if code in (None, "error") else str(code)
         if code is None and status == "cancelled":
             code = status
-        message = str(details.get("message") or "")
+        message = str(details.get("message") or ("" if code else _NO_REASON))
         verb = "was cancelled" if status == "cancelled" else "failed"
         return ResponseFailedError(
             f"response {verb}" + "".join(f": {part}" for part in (code, message) if part),

@@ -11,6 +11,7 @@ import attrs
 
 from reasoning_sdk._core.translation import DIALECTS, Dialect, flat
 from reasoning_sdk._core.turn import Turn, turn_of
+from reasoning_sdk.arguments import check_count, check_kind, shown
 from reasoning_sdk.encoding import encode_json, parse_json
 from reasoning_sdk.errors import ConfigurationError, InvalidEventError, ProtocolError, StateError
 from reasoning_sdk.steps import (
@@ -65,12 +66,21 @@ _OPTIONAL: Mapping[str, Kind] = {
     "tools": _LIST,
     "top_logprobs": _INT,
     "top_p": _NUMBER,
+    "user": _STR,
 }
 _ITEMS: Mapping[str, Mapping[str, Kind]] = {
     "message": {"role": _STR, "content": _CONTENT},
     "function_call": {"call_id": _STR, "name": _STR, "arguments": _STR},
     "function_call_output": {"call_id": _STR, "output": _CONTENT},
 }
+_TEXTS: Mapping[str, str] = {  # what a part of a content must have, by its type
+    "input_text": "text",
+    "output_text": "text",
+    "refusal": "refusal",
+    "text": "text",
+}
+_FUNCTION: Mapping[str, Kind] = {"description": _STR, "parameters": _OBJECT, "strict": _BOOL}
+_TRUNCATIONS = ("auto", "disabled")
 _ROLES = ("user", "assistant", "system", "developer")
 
 # Calls of other things than functions, which only the client can answer.
@@ -121,11 +131,14 @@ def check_request(request: Any, api: str = "chat_completions") -> dict[str, Any]
     if api not in DIALECTS:
         raise ConfigurationError(f"api must be one of {', '.join(DIALECTS)}, got {api!r}")
     _check("request", request, ((Mapping,), "a mapping"))
+    for name in request:
+        _check("a key of request", name, _STR)
     plain = _snapshot(request)
     _check_members("request", plain, _REQUIRED)
     _check_members("request", plain, {name: _OPTIONAL[name] for name in _OPTIONAL if name in plain})
     if not plain["model"]:
         raise ConfigurationError("request.model is empty")
+    _check_limits(plain)
     _check_input(plain)
     _check_tools("request.tools", plain.get("tools", []))
     _check_choice(plain.get("tool_choice"))
@@ -147,10 +160,8 @@ def _snapshot(request: Mapping[str, Any]) -> Item:
 
 def _check(where: str, value: Any, kind: Kind) -> None:
     types, said = kind
-    if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
-        name = type(value).__name__
-        article = "an" if name[0] in "aeiou" else "a"
-        raise ConfigurationError(f"{where} must be {said}, got {article} {name}")
+    is_other = isinstance(value, bool) and bool not in types  # and no number
+    check_kind(where, value, () if is_other else types, said)
 
 
 def _check_members(where: str, value: Item, kinds: Mapping[str, Kind]) -> None:
@@ -158,6 +169,14 @@ def _check_members(where: str, value: Item, kinds: Mapping[str, Kind]) -> None:
         if name not in value:
             raise ConfigurationError(f"{where}.{name} is missing")
         _check(f"{where}.{name}", value[name], kind)
+
+
+def _check_limits(request: Item) -> None:
+    check_count("request.max_output_tokens", request.get("max_output_tokens", 1))
+    truncation = request.get("truncation", "auto")
+    if truncation not in _TRUNCATIONS:
+        said = " or ".join(map(repr, _TRUNCATIONS))
+        raise ConfigurationError(f"request.truncation must be {said}, got {shown(truncation)}")
 
 
 def _check_input(request: Item) -> None:
@@ -186,8 +205,9 @@ def _check_item(where: str, item: Item) -> None:
 def _check_parts(where: str, parts: Sequence[Any]) -> None:
     for place, part in enumerate(parts):
         _check(f"{where}[{place}]", part, _OBJECT)
-        kinds = {"type": _STR, **{name: _STR for name in ("text", "refusal") if name in part}}
-        _check_members(f"{where}[{place}]", part, kinds)
+        _check_members(f"{where}[{place}]", part, {"type": _STR})
+        names = {_TEXTS.get(part["type"], "type"), *({"text", "refusal"} & part.keys())}
+        _check_members(f"{where}[{place}]", part, dict.fromkeys(sorted(names), _STR))
 
 
 def _check_tools(where: str, tools: Any) -> None:
@@ -202,10 +222,14 @@ def _check_tool(where: str, tool: Item) -> None:
         raise ConfigurationError(f"{where} has no type")
     _check(f"{where}.type", tool["type"], _STR)
     if tool["type"] == "function":
-        name = flat(tool).get("name")
-        if not name:
-            raise ConfigurationError(f"{where} has no name")
-        _check(f"{where}.name", name, _STR)
+        _check_function(where, flat(tool))
+
+
+def _check_function(where: str, tool: Item) -> None:
+    if not tool.get("name"):
+        raise ConfigurationError(f"{where} has no name")
+    given = {name: _FUNCTION[name] for name in _FUNCTION if tool.get(name) is not None}
+    _check_members(where, tool, {"name": _STR, **given})
 
 
 def _check_choice(choice: Any) -> None:

@@ -40,6 +40,7 @@ _PREFIXES = {
 }
 _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
 _PARTS = frozenset({"input_text", "input_image", "input_file"})
+_MAX_SAID = 200
 
 
 @attrs.frozen
@@ -162,7 +163,14 @@ def turn_of(body: Any, step_id: str) -> Turn:
         choices = body.get("choices")
         if isinstance(choices, list) and choices and isinstance(choices[0], Mapping):
             return _turn_of_chat(body, choices[0], step_id)
-    raise ProtocolError("answer is neither a chat completion nor a response")
+    raise ProtocolError(f"answer is neither a chat completion nor a response{_said_instead(body)}")
+
+
+def _said_instead(body: Any) -> str:
+    """The beginning of what a server says in place of an answer."""
+    said = (body.get("detail") or body.get("message")) if isinstance(body, Mapping) else None
+    text = " ".join(str(said or "").split())
+    return f": {text if len(text) <= _MAX_SAID else text[:_MAX_SAID] + '…'}" if text else ""
 
 
 def _turn_of_chat(body: Mapping[str, Any], choice: Mapping[str, Any], step_id: str) -> Turn:
@@ -175,6 +183,8 @@ def _turn_of_chat(body: Mapping[str, Any], choice: Mapping[str, Any], step_id: s
     if thought:
         items.append(reasoning_item(item_id("reasoning", step_id), thought))
     calls = _calls_of_chat(message.get("tool_calls"), step_id)
+    if message.get("function_call") and not calls:
+        raise ProtocolError("answer calls with the legacy function_call, not with tool_calls")
     text, refusal = chat_text(message.get("content")), _own_text(message.get("refusal"))
     if text or refusal or not calls:
         items.append(message_item(item_id("message", step_id), text, refusal=refusal))
@@ -204,8 +214,8 @@ def _calls_of_chat(calls: Any, step_id: str) -> list[Item]:
 
 def own_call_id(given: Any, seen: set[str], step_id: str, place: int) -> str:
     """The model's id of a call; one of ours where there is none, or one that was used before."""
-    call_id = given if isinstance(given, str) and given not in ("", *seen) else ""
-    call_id = call_id or f"call_{step_id}_{place}"
+    is_own = isinstance(given, str) and given and given not in seen
+    call_id = str(given) if is_own else f"call_{step_id}_{place}"
     seen.add(call_id)
     return call_id
 

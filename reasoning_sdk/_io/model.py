@@ -9,9 +9,16 @@ from reasoning_sdk._core.responses import ResponseState
 from reasoning_sdk._core.sse import SSEDecoder
 from reasoning_sdk._io.clock import SYSTEM_CLOCK, Clock
 from reasoning_sdk._io.exchange import Exchange
-from reasoning_sdk._io.http import HTTPStream, HTTPTransport, check_event_stream, is_passing
+from reasoning_sdk._io.http import (
+    Answer,
+    HTTPStream,
+    HTTPTransport,
+    check_event_stream,
+    is_passing,
+)
+from reasoning_sdk._io.translate import Hide
 from reasoning_sdk.cancellation import Cancellation
-from reasoning_sdk.encoding import encode_json, json_parser
+from reasoning_sdk.encoding import encode_json, json_parser, whole_characters
 from reasoning_sdk.errors import (
     APIStatusError,
     IdleTimeoutError,
@@ -36,6 +43,8 @@ APIS = {"chat_completions": "/chat/completions", "responses": "/responses"}
 _RETRIED_STATUSES = frozenset({408, 409, 429})
 _MAX_SIZE = 64 * 1024 * 1024
 _REST_SECONDS = 0.05
+_HALVES = (b"\\ud", b"\\uD", b"\xed")  # what half of a character begins with, and others, too
+_UNDER_WAY = ("queued", "in_progress")
 _Body: TypeAlias = ChatBody | ResponsesBody
 
 
@@ -109,6 +118,8 @@ class ModelCaller:
             if cancellation.canceled and not isinstance(exc, LoopCanceledError):
                 raise LoopCanceledError("the response was canceled") from exc
             raise
+        except RecursionError as exc:
+            raise ProtocolError("answer of the model is nested too deeply") from exc
 
     def _ask(self, payload: Mapping[str, Any], key: str, cancellation: Cancellation) -> HTTPStream:
         """The answer, begun."""
@@ -145,7 +156,7 @@ class ModelCaller:
     ) -> dict[str, Any]:
         kind = stream.headers.get("content-type", "").partition(";")[0].strip().lower()
         if not streamed or kind == "application/json":  # some servers do not stream what they could
-            return _whole(stream.read_all(_MAX_SIZE).json())
+            return _whole(stream.read_all(_MAX_SIZE))
         check_event_stream(stream)
         body = self._make_body(step_id, listener)
         try:
@@ -154,7 +165,7 @@ class ModelCaller:
             if not body.finished:  # else nothing of what the model said is missing
                 raise self._interrupted(exc) from exc
         if body.error is not None:
-            raise _failure(body.error)
+            raise _failure(body.error, stream.hide)
         if not body.finished:
             raise self._interrupted(None)
         stream.read_rest(_REST_SECONDS)
@@ -177,6 +188,8 @@ class ModelCaller:
             events = decoder.feed(data)
             for event in events:
                 if event.data == "[DONE]":
+                    if isinstance(body, ChatBody):  # of a response only its last event is the end
+                        body.end()
                     return
                 self._take(event, body, loads)
                 if body.error is not None or (body.finished and self._is_over_then):
@@ -196,27 +209,44 @@ class ModelCaller:
                 raise ProtocolError(f"a chunk of the answer, {size} characters, is broken") from exc
             log.warning("skipped data of the model, %d characters, that is not JSON", size)
             return
-        body.feed(data, event.event)
+        halved = "\\ud" in event.data or "\\uD" in event.data
+        body.feed(data, event.event, halved=halved)
 
 
-def _whole(body: Any) -> dict[str, Any]:
+def _whole(answer: Answer) -> dict[str, Any]:
     """The body of an answer that is no stream, if it does not tell of a failure."""
+    body = answer.json()
     if not isinstance(body, dict):
         raise ProtocolError(f"answer of the model is not an object but {type(body).__name__}")
+    if any(half in answer.body for half in _HALVES):
+        body = whole_characters(body)
     if body.get("error"):
-        raise _failure(body["error"])
-    if body.get("object") == "response":
-        state = ResponseState()
-        state.apply(ResponseEvent(type="response.completed", data={"response": body}))
-        if isinstance(state.error, ResponseFailedError):
-            raise state.error
-    return body
+        raise _failure(body["error"], answer.hide)
+    if body.get("object") == "response" or "output" in body:
+        _check_ended(body, answer.hide)
+    is_answer = "choices" in body or "output" in body
+    whole: dict[str, Any] = body if is_answer else answer.hide(body)  # an error may show that
+    return whole
 
 
-def _failure(error: Any) -> ReasoningError:
+def _check_ended(response: dict[str, Any], hide: Hide) -> None:
+    """Let a response pass that has come to an end, and not failed."""
+    if response.get("status") in _UNDER_WAY:
+        raise ResponseFailedError(f"response is not finished: it is {response['status']}")
+    state = ResponseState()
+    state.apply(ResponseEvent(type="response.completed", data={"response": response}))
+    if isinstance(state.error, ResponseFailedError):
+        raise _failure(state.error, hide)
+
+
+def _failure(error: Any, hide: Hide) -> ReasoningError:
     """What a model's failure is told with, wherever it stands."""
-    if isinstance(error, ReasoningError):
-        return error
+    failure = error if isinstance(error, ReasoningError) else _failure_told(error)
+    hide.inside(failure)
+    return failure
+
+
+def _failure_told(error: Any) -> ReasoningError:
     state = ResponseState()
     state.apply(ResponseEvent(type="error", data={"error": error}))
     assert state.error is not None

@@ -1,5 +1,6 @@
 """Steps that are taken on other threads, side by side."""
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,6 +18,10 @@ from reasoning_sdk.steps import ChainStep
 
 __all__ = ["Calls", "Outcome", "arguments_of", "in_order", "name_of"]
 
+log = logging.getLogger("reasoning_sdk.loop")
+
+_PATIENCE = 10.0
+
 
 @attrs.frozen
 class Outcome:
@@ -33,6 +38,7 @@ class _Call:
     step: ChainStep
     cancellation: Cancellation
     deadline: float | None
+    is_awaited: bool
 
 
 class Calls:
@@ -49,11 +55,23 @@ class Calls:
         self._signal.give()
 
     def start(
-        self, step: ChainStep, take: Callable[[Cancellation], Outcome], timeout: float | None
+        self,
+        step: ChainStep,
+        take: Callable[[Cancellation], Outcome],
+        timeout: float | None,
+        *,
+        is_awaited: bool = False,
     ) -> None:
-        """Have a step taken, in so many seconds."""
+        """Have a step taken, in so many seconds.
+
+        Args:
+            step: The step.
+            take: Takes it, until its cancellation says that it is to stop.
+            timeout: Seconds for it; ``None`` is no limit.
+            is_awaited: Whether it is waited for when it is told to stop.
+        """
         deadline = None if timeout is None else time.monotonic() + timeout
-        call = _Call(step, Cancellation(), deadline)
+        call = _Call(step, Cancellation(), deadline, is_awaited)
         self.running[step.id] = call
 
         def run() -> None:
@@ -100,9 +118,21 @@ class Calls:
         return None
 
     def abandon(self) -> None:
-        """Tell those that still run to stop; nobody waits for them."""
+        """Tell those that still run to stop, and wait for those that have to be awaited.
+
+        An agent asks the store as long as it runs, and who goes on with the response must not meet
+        it there. It stops as soon as it looks.
+        """
         for call in self.running.values():
             call.cancellation.cancel()
+        until = time.monotonic() + _PATIENCE
+        awaited = {call.step.id for call in self.running.values() if call.is_awaited}
+        while awaited and time.monotonic() < until:
+            awaited.difference_update(step_id for step_id, _ in tuple(self._ended))
+            if awaited:
+                self._signal.take(until - time.monotonic())
+        if awaited:
+            log.warning("%d agents have not ended in %g seconds", len(awaited), _PATIENCE)
 
 
 def in_order(

@@ -5,9 +5,9 @@ from typing import Any
 
 import attrs
 
-from reasoning_sdk._io.http import check_url
+from reasoning_sdk._io.http import check_headers, check_url
 from reasoning_sdk._io.model import APIS
-from reasoning_sdk.arguments import check_kind, check_seconds, shown
+from reasoning_sdk.arguments import check_count, check_kind, check_seconds, shown
 from reasoning_sdk.errors import ConfigurationError
 from reasoning_sdk.retry import RetryPolicy
 
@@ -18,12 +18,15 @@ _MODEL_TIMEOUT: float | None = 600.0
 
 
 def _check_count(_: Any, attribute: "attrs.Attribute[int]", value: Any) -> None:
-    if type(value) is not int or value < 1:
-        raise ConfigurationError(f"{attribute.name} must be an int > 0, got {shown(value)}")
+    check_count(attribute.name, value)
 
 
 def _check_seconds(_: Any, attribute: "attrs.Attribute[float | None]", value: Any) -> None:
     check_seconds(attribute.name, value)
+
+
+def _check_bool(_: Any, attribute: "attrs.Attribute[bool]", value: Any) -> None:
+    check_kind(attribute.name, value, (bool,), "a bool")
 
 
 def _check_api(_: Any, attribute: "attrs.Attribute[str]", value: Any) -> None:
@@ -45,8 +48,15 @@ def _check_retry(_: Any, attribute: "attrs.Attribute[RetryPolicy]", value: Any) 
 
 
 def _check_key(_: Any, attribute: "attrs.Attribute[Any]", value: Any) -> None:
-    if not callable(value):
-        check_kind(attribute.name, value, (str, type(None)), "a str or a callable that gives one")
+    if callable(value):
+        return
+    check_kind(attribute.name, value, (str, type(None)), "a str or a callable that gives one")
+    try:
+        check_headers({"Authorization": f"Bearer {value}"} if value else {})
+    except ConfigurationError as exc:
+        raise ConfigurationError(
+            f"{attribute.name} must only have characters that HTTP allows in a header"
+        ) from exc
 
 
 def _as_base_url(url: str) -> str:
@@ -116,4 +126,4 @@ class LoopConfig:
     retry: RetryPolicy = attrs.field(
         factory=lambda: RetryPolicy(max_attempts=2), validator=_check_retry
     )
-    agent_events: bool = False
+    agent_events: bool = attrs.field(default=False, validator=_check_bool)

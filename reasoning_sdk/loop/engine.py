@@ -235,6 +235,7 @@ class _Scope:
         self._parent = parent
         self._depth = depth
         self._narrator = narrator
+        self._is_top = parent == run.scope
         self._keys: dict[str, str | None] = {}  # the ids of requests upstream
 
     def carry_out(self) -> JSON:
@@ -284,7 +285,7 @@ class _Scope:
         self._keys[recorded.id] = recorded.sub_request_id
         return ChainStep(
             recorded.id,
-            StepKind(descriptor.kind),
+            descriptor.kind,
             StepState.PENDING,
             recorded.sequence,
             prev,
@@ -363,7 +364,8 @@ class _Scope:
         else:
             state = StepState.COMPLETED if outcome.error is None else StepState.FAILED
             self._narrator.output(step.now(state, outcome.payload, outcome.error))
-        self._run.events.keep()
+        if self._is_top:
+            self._run.events.keep()
 
     def _side_by_side(
         self, steps: Sequence[ChainStep]
@@ -371,8 +373,10 @@ class _Scope:
         """Take steps on other threads, so many at a time; gives what comes of them as it comes."""
         run, calls = self._run, Calls(self._run.workers)
         waiting = deque(steps)
+        if self._is_top:
+            run.events.on_later = calls.wake
         with ExitStack() as stack:
-            stack.callback(calls.abandon)
+            stack.callback(self._abandon, calls)
             stack.enter_context(run.cancellation.calling(calls.wake))
             while waiting or calls.running:
                 run.check_canceled()
@@ -380,15 +384,23 @@ class _Scope:
                     self._begin(waiting[0])
                     self._start(calls, waiting.popleft())
                 ended = calls.next_ended()
+                if self._is_top:
+                    run.events.take_in()
                 if ended is not None:
                     yield ended
+
+    def _abandon(self, calls: Calls) -> None:
+        """End the run for those that are still at work."""
+        if calls.running:
+            self._run.cancellation.cancel()
+            calls.abandon()
 
     def _start(self, calls: "Calls", step: ChainStep) -> None:
         """Have a step taken on another thread."""
         if step.kind is StepKind.MODEL_CALL:
             calls.start(step, lambda own: self._call_model(step, own, None), None)
         elif self._is_agent(step):
-            calls.start(step, lambda own: self._call_agent(step), None)
+            calls.start(step, lambda own: self._call_agent(step), None, is_awaited=True)
         else:
             timeout = self._run.config.tool_timeout
             calls.start(step, lambda own: self._call_tool(step, own), timeout)
@@ -427,8 +439,6 @@ class _Scope:
             )  # what the tool does to it later is not seen
         except InvalidEventError as exc:
             return Outcome(error={"type": "tool_error", "message": f"result: {exc}"})
-        except (KeyboardInterrupt, GeneratorExit):
-            raise
         except BaseException as exc:  # whatever a tool raises is its own failure
             return Outcome(error=error_of(exc, "tool_error"))
 
@@ -453,7 +463,7 @@ class _Scope:
             "name": name_of(step),
             "depth": self._depth + 1,
         }
-        return Narrator(lambda kind, data: run.events.tell(kind, {**data, "agent": agent}))
+        return Narrator(lambda kind, data: run.events.tell_later(kind, {**data, "agent": agent}))
 
 
 def _has_model_calls(steps: Sequence[ChainStep]) -> bool:

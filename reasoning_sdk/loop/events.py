@@ -1,10 +1,11 @@
 """The events of one response: numbered, given to the sink, kept by the store."""
 
 import logging
-import threading
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from reasoning_sdk._core.assembly import copied
 from reasoning_sdk.errors import ConfigurationError, LoopError, StorageError, StoreError
 from reasoning_sdk.events import LoopEvent, LoopEventKind
 from reasoning_sdk.typing import EventSink, MultiStepStore
@@ -33,7 +34,7 @@ def ask_store(method: Callable[..., Any], *args: Any, **named: Any) -> Any:
 
 
 class ResponseEvents:
-    """Numbers events, gives them to a sink, and keeps them in a store in batches.
+    """Numbers events, gives them to a sink, and keeps them in a store. One thread at a time.
 
     Args:
         store: Keeps them, if it has ``append_events`` and ``events_after``; ``None`` keeps none.
@@ -42,6 +43,7 @@ class ResponseEvents:
 
     Attributes:
         before: The events that were kept before.
+        on_later: Called when there is something for :meth:`take_in`.
     """
 
     def __init__(
@@ -52,13 +54,15 @@ class ResponseEvents:
         self._append = append
         self._request_id = request_id
         self._sink = sink
-        self._lock = threading.RLock()  # agents may tell of events, too
+        self._later: deque[tuple[LoopEventKind, dict[str, Any]]] = deque()
         self._unkept: list[LoopEvent] = []
         self._told = False
         self._ended = False
-        self._failures: set[type[Exception]] = set()
+        self._emitted = 0
+        self._failures: Counter[type[BaseException]] = Counter()
         self._after = after
         self.before: list[LoopEvent] = []
+        self.on_later: Callable[[], object] = bool
         self._next = 0
 
     def open(self) -> None:
@@ -96,16 +100,32 @@ class ResponseEvents:
             self._emit(event)
 
     def tell(self, kind: LoopEventKind, data: dict[str, Any]) -> None:
-        """Tell of something. Safe to call from any thread."""
-        if self._sink is None and kind.is_delta:
+        """Tell of something."""
+        if self._ended or (self._sink is None and kind.is_delta):
             return
-        with self._lock:
-            if self._ended:
-                return
-            event = self._make(kind, data)
-            if self._append is not None and not kind.is_delta:
-                self._unkept.append(event)
-            self._emit(event)
+        event = self._make(kind, data)
+        if self._append is not None and not kind.is_delta:
+            self._unkept.append(event)
+        self._emit(event)
+
+    def tell_later(self, kind: LoopEventKind, data: dict[str, Any]) -> None:
+        """Have the thread of the run tell of something. Safe to call from any thread."""
+        self._later.append((kind, data))
+        self.on_later()
+
+    def take_in(self) -> None:
+        """Tell of what other threads have to tell, and have the store keep it.
+
+        Raises:
+            StoreError: It cannot.
+        """
+        if self._later:
+            self._tell_of_others()
+            self.keep()
+
+    def _tell_of_others(self) -> None:
+        while self._later:
+            self.tell(*self._later.popleft())
 
     def keep(self) -> None:
         """Have the store keep what was told since the last time.
@@ -115,13 +135,11 @@ class ResponseEvents:
         """
         if self._append is None or not self._unkept:
             return
-        with self._lock:
-            unkept, self._unkept = self._unkept, []
+        unkept, self._unkept = self._unkept, []
         try:
             ask_store(self._append, self._request_id, unkept)
-        except BaseException:
-            with self._lock:
-                self._unkept[:0] = unkept
+        except BaseException:  # a store takes each number once
+            self._unkept[:0] = unkept
             raise
 
     def end(self, kind: LoopEventKind, response: Any) -> None:
@@ -132,6 +150,7 @@ class ResponseEvents:
         """
         if self._ended:
             return
+        self._tell_of_others()
         event = self._last_one(kind) or self._unkept_end(kind, response)
         try:
             self.keep()
@@ -140,12 +159,20 @@ class ResponseEvents:
                 self._unkept.remove(event)
                 raise
             log.warning("the end of response %s is not kept: %s", self._request_id, exc)
-        with self._lock:
-            self._ended = True
+        except BaseException:  # Ctrl-C: it may be kept by now
+            self._tell_end(event)
+            raise
+        self._tell_end(event)
+
+    def _tell_end(self, event: LoopEvent) -> None:
+        try:
             self._emit(event)
+        finally:
+            self._ended = True
+        self._log_failures()
 
     def _unkept_end(self, kind: LoopEventKind, response: Any) -> LoopEvent:
-        event = self._make(kind, {"response": response})
+        event = self._make(kind, {"response": copied(response)})
         self._unkept.append(event)
         return event
 
@@ -164,9 +191,20 @@ class ResponseEvents:
     def _emit(self, event: LoopEvent) -> None:
         if self._sink is None:
             return
+        self._emitted += 1
+        if not event.kind.is_delta:  # what a sink does to it must not be kept
+            event = LoopEvent(event.sequence, event.kind, copied(event.data))
         try:
             self._sink.emit(event)
-        except Exception as exc:  # whoever listens must not stop the work
-            level = logging.DEBUG if type(exc) in self._failures else logging.WARNING
-            self._failures.add(type(exc))
-            log.log(level, "event sink %r failed: %s", type(self._sink).__name__, exc)
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as exc:  # whoever listens must not stop the work
+            kind, sink = type(exc), type(self._sink).__name__
+            self._failures[kind] += 1
+            if self._failures[kind] == 1:
+                log.warning("event sink %r failed: %s: %s", sink, kind.__name__, exc)
+
+    def _log_failures(self) -> None:
+        if failed := self._failures.total():
+            sink, of = type(self._sink).__name__, f"{failed:,} of {self._emitted:,} events"
+            log.warning("event sink %r has failed for %s", sink, of)

@@ -1,21 +1,23 @@
 """The faces of the response loop: a function over any store, and a client for everyday use."""
 
+import os
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeGuard
 
 import attrs
 import requests
 
 from reasoning_sdk._core.transition import check_request
-from reasoning_sdk._io.http import HTTPTransport, check_headers
+from reasoning_sdk._io.http import HTTPTransport
 from reasoning_sdk._io.model import ModelCaller
 from reasoning_sdk._io.workers import Workers
 from reasoning_sdk._version import __version__
-from reasoning_sdk.arguments import check_kind, shown
+from reasoning_sdk.arguments import check_count, check_kind, shown
 from reasoning_sdk.cancellation import Cancellation
+from reasoning_sdk.encoding import json_parser
 from reasoning_sdk.errors import ConfigurationError, ReasoningError, StateError
 from reasoning_sdk.events import LoopEvent
 from reasoning_sdk.loop.config import LoopConfig, UpstreamTarget
@@ -62,7 +64,8 @@ def run_response_loop(
         ctx: What tools get to know.
         upstream: The model.
         request_id: The response in the store.
-        http: A session to ask the model with, with its proxies, adapters and cookies.
+        http: A session to ask the model with, with its proxies, adapters and cookies. A call over
+            it that is canceled ends when its answer begins, or by ``config.model_timeout``.
         event_sink: Gets the events of the response. What it raises is logged.
         scope_parent: The tool call whose agent is carried out, in place of the whole response.
         config: The limits.
@@ -82,10 +85,16 @@ def run_response_loop(
         StoreError: The store has failed.
         ConfigurationError: An argument cannot work.
     """
-    check_kind("request_id", request_id, (str,), "a str")
+    check_kind("store", store, (MultiStepStore,), "a MultiStepStore")
+    check_kind("tool_executor", tool_executor, (ToolExecutor,), "a ToolExecutor")
+    check_kind("ctx", ctx, (RequestContext,), "a RequestContext")
     check_kind("upstream", upstream, (UpstreamTarget,), "an UpstreamTarget")
-    check_kind("config", config, (LoopConfig,), "a LoopConfig")
+    _check_id(request_id)
     check_kind("http", http, (requests.Session, _NONE), "a requests.Session")
+    check_kind("event_sink", event_sink, (_NONE, EventSink), "an EventSink")
+    check_kind("scope_parent", scope_parent, (str, _NONE), "a str")
+    check_kind("config", config, (LoopConfig,), "a LoopConfig")
+    check_count("depth", depth, or_zero=True)
     check_kind("cancel", cancel, (Cancellation, _NONE), "a Cancellation")
     with ExitStack() as stack:
         transport, workers, own = _transport(upstream, http), Workers(), Cancellation()
@@ -115,8 +124,6 @@ def _transport(upstream: UpstreamTarget, session: requests.Session | None) -> HT
         check_kind("what api_key gives", key, (str, _NONE), "a str")
         return {"Authorization": f"Bearer {key}"} if key else {}
 
-    if not callable(upstream.api_key):
-        check_headers(authentication())
     return HTTPTransport(
         authenticate=authentication,
         headers={"User-Agent": f"reasoning-sdk/{__version__}"},
@@ -171,7 +178,8 @@ class ResponseLoop:
             executors and plain functions.
         store: Keeps the responses; one in memory without.
         config: The limits.
-        session: A session to ask the model with, with its proxies, adapters and cookies.
+        session: A session to ask the model with, with its proxies, adapters and cookies. A call
+            over it that is canceled ends when its answer begins, or by ``config.model_timeout``.
 
     Raises:
         ConfigurationError: An argument cannot work.
@@ -198,6 +206,7 @@ class ResponseLoop:
         check_kind("upstream", upstream, (UpstreamTarget,), "an UpstreamTarget")
         check_kind("config", config, (LoopConfig,), "a LoopConfig")
         check_kind("session", session, (requests.Session, _NONE), "a requests.Session")
+        check_kind("store", store, (object,), "a ResponseStore")  # and no class
         self.upstream = upstream
         self.tools = _executor(tools)
         self.store: ResponseStore = MemoryStore() if store is None else store
@@ -213,10 +222,13 @@ class ResponseLoop:
         self._workers = Workers()
         self._counts = LoopCounts()
         self._completed = self._failed = 0
+        self._closed = False
+        self._pid = os.getpid()
         self._running: dict[str, Cancellation] = {}  # one C call adds, removes or copies
+        json_parser()  # a child must not be forked while a thread imports it
 
     def __repr__(self) -> str:
-        state = "CLOSED" if self._transport.closed else "OPEN"
+        state = "CLOSED" if self._closed else "OPEN"
         return f"<ResponseLoop {state} {self.upstream.url} running={len(self._running)}>"
 
     def __enter__(self) -> "ResponseLoop":
@@ -242,6 +254,7 @@ class ResponseLoop:
 
     def close(self) -> None:
         """Cancel all responses under way, in whatever thread. Safe to call from any thread."""
+        self._closed = True
         for cancellation in tuple(self._running.values()):
             cancellation.cancel()
         self._transport.close()
@@ -277,53 +290,65 @@ class ResponseLoop:
             StoreError: The store has failed.
             StateError: The loop is closed, or carries this response out already.
         """
+        check_kind("sink", sink, (_NONE, EventSink), "an EventSink")
         check_kind("cancel", cancel, (Cancellation, _NONE), "a Cancellation")
-        job = self._prepare(request, request_id, sink, extensions)
-        return self._carry_out(job, cancel or Cancellation())
+        job = self._job(request, request_id, sink, extensions)
+        with self._claim(job):
+            return self._carry_out(job, cancel or Cancellation())
 
-    def _prepare(
+    def _job(
         self,
         request: Mapping[str, Any],
         request_id: str | None,
         sink: EventSink | None,
         extensions: Mapping[str, Any] | None,
     ) -> "_Job":
-        """Have the store keep a request that can be carried out."""
-        if self._transport.closed:
-            raise StateError("the loop is closed")
-        request_id, api = _checked_id(request_id), self.upstream.api
-        checked = check_request(request, api)
+        """A request that can be carried out."""
+        request_id = uuid.uuid4().hex if request_id is None else request_id
+        _check_id(request_id)
+        check_kind("extensions", extensions, (Mapping, _NONE), "a mapping")
+        checked = check_request(request, self.upstream.api)
         if sink is not None:
             checked.setdefault("stream", True)
         ctx = RequestContext(model=checked["model"], extensions=dict(extensions or {}))
-        job = _Job(request_id, ctx, tools_of(self.tools, ctx), sink)
-        if self._running.setdefault(job.response_id, job.cancellation) is not job.cancellation:
-            raise StateError(f"{job.response_id} is being carried out")
+        return _Job(request_id, checked, ctx, tools_of(self.tools, ctx), sink)
+
+    @contextmanager
+    def _claim(self, job: "_Job") -> Iterator[None]:
+        """Have a response to oneself, and its request kept by the store, for as long as this lasts.
+
+        Ctrl-C may come anywhere in here.
+        """
+        if self._pid != os.getpid():  # what runs there is the parent's
+            self._pid, self._running = os.getpid(), {}
+        own, api = job.cancellation, self.upstream.api
         try:
+            if self._running.setdefault(job.response_id, own) is not own:
+                raise StateError(f"{job.response_id} is being carried out")
+            if self._closed:  # seen by whoever is too late to be seen by close
+                raise StateError("the loop is closed")
             tools = tuple(job.tools.values())
-            ask_store(self.store.create_response, request_id, checked, tools=tools, api=api)
-        except BaseException:
-            del self._running[job.response_id]
-            raise
-        return job
+            ask_store(self.store.create_response, job.request_id, job.request, tools=tools, api=api)
+            yield
+        finally:
+            if self._running.get(job.response_id) is own:
+                del self._running[job.response_id]
 
     def _carry_out(self, job: "_Job", cancel: Cancellation) -> dict[str, Any]:
-        run = ResponseRun(
-            store=self.store,
-            executor=self.tools,
-            tools=job.tools,
-            ctx=job.ctx,
-            model=self._model,
-            workers=self._workers,
-            request_id=job.request_id,
-            events=ResponseEvents(self.store, job.request_id, job.sink),
-            config=self.config,
-            cancellation=job.cancellation,
-            counts=self._counts,
-        )
         try:
-            if self._transport.closed:  # just now
-                job.cancellation.cancel()
+            run = ResponseRun(
+                store=self.store,
+                executor=self.tools,
+                tools=job.tools,
+                ctx=job.ctx,
+                model=self._model,
+                workers=self._workers,
+                request_id=job.request_id,
+                events=ResponseEvents(self.store, job.request_id, job.sink),
+                config=self.config,
+                cancellation=job.cancellation,
+                counts=self._counts,
+            )
             with cancel.calling(job.cancellation.cancel):
                 run.to_its_end(0)
         except BaseException as exc:
@@ -331,8 +356,6 @@ class ResponseLoop:
             if isinstance(exc, ReasoningError):
                 exc.response_id = job.response_id
             raise
-        finally:
-            del self._running[job.response_id]
         self._completed += 1
         response: dict[str, Any] = run.response
         return response
@@ -349,7 +372,7 @@ class ResponseLoop:
         Arguments and errors as for :meth:`run`, which does the work on another thread.
         """
         queue, cancel = EventQueue(), Cancellation()
-        job = self._prepare(request, request_id, queue, extensions)
+        job = self._job(request, request_id, queue, extensions)
         self._start(job, cancel, queue.end)
         return LoopStream(queue, job.response_id, cancel)
 
@@ -382,31 +405,40 @@ class ResponseLoop:
             if not cancel.canceled:  # else nobody reads any more
                 sink.emit(event)
 
-        job = self._prepare(request, request_id, CallbackSink(emit), extensions)
+        job = self._job(request, request_id, CallbackSink(emit), extensions)
         self._start(job, cancel, lambda error: None)  # its last event tells of it
         return sink
 
     def _start(
         self, job: "_Job", cancel: Cancellation, on_end: Callable[[BaseException | None], None]
     ) -> None:
-        """Run on another thread."""
+        """Carry a response out on another thread."""
+        claim = ExitStack()
 
         def work() -> None:
             error: BaseException | None = None
-            try:
-                self._carry_out(job, cancel)
-            except BaseException as exc:  # raised by whoever iterates
-                error = exc
+            with claim:
+                try:
+                    self._carry_out(job, cancel)
+                except BaseException as exc:  # raised by whoever iterates
+                    error = exc
             on_end(error)
 
-        self._workers.start(work)
+        try:
+            claim.enter_context(self._claim(job))
+            self._workers.start(work)
+        except BaseException:
+            cancel.cancel()
+            claim.close()
+            raise
 
 
 @attrs.frozen(eq=False)
 class _Job:
-    """A request that the store has kept."""
+    """A request that can be carried out."""
 
     request_id: str
+    request: dict[str, Any]
     ctx: RequestContext
     tools: Mapping[str, ToolSchema]
     sink: EventSink | None
@@ -419,22 +451,29 @@ class _Job:
 
 def _executor(tools: Any) -> ToolExecutor:
     """What calls the tools that were given."""
-    if isinstance(tools, ToolExecutor):
+    if _is_executor(tools):
         return tools
-    if isinstance(tools, str) or not isinstance(tools, Iterable):
-        kind = type(tools).__name__
-        raise ConfigurationError(f"tools must be a ToolExecutor or a list of tools, got a {kind}")
+    several = isinstance(tools, Iterable) and not isinstance(tools, (str, Mapping))
+    kinds = (Iterable,) if several else ()
+    check_kind("tools", tools, kinds, "a ToolExecutor or a list of tools")
     functions, executors = FunctionTools(), []
-    for tool in tools:
-        if isinstance(tool, ToolExecutor):
+    for place, tool in enumerate(tools):
+        if _is_executor(tool):
             executors.append(tool)
-        else:
+        elif callable(tool) and not isinstance(tool, type):
             functions.register(tool)
+        else:
+            raise ConfigurationError(
+                f"tools[{place}] must be a function or a ToolExecutor, got {shown(tool)}"
+            )
     return CombinedTools(functions, *executors)
 
 
-def _checked_id(request_id: Any) -> str:
-    check_kind("request_id", request_id, (str, _NONE), "a str")
-    if request_id == "":
-        raise ConfigurationError(f"request_id must not be empty, got {shown(request_id)}")
-    return request_id or uuid.uuid4().hex
+def _is_executor(tool: Any) -> TypeGuard[ToolExecutor]:
+    return isinstance(tool, ToolExecutor) and not isinstance(tool, type)
+
+
+def _check_id(request_id: Any) -> None:
+    check_kind("request_id", request_id, (str,), "a str")
+    if not request_id:
+        raise ConfigurationError("request_id must not be empty, got ''")

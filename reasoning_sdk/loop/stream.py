@@ -1,5 +1,6 @@
 """A response that is carried out on another thread, as an iterator over its events."""
 
+import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -133,6 +134,7 @@ class EventQueue:
         self._signal = Signal()
         self._ended = False
         self._error: BaseException | None = None
+        self._pid = os.getpid()
 
     def emit(self, event: LoopEvent) -> None:
         """Hand an event over."""
@@ -153,9 +155,12 @@ class EventQueue:
         """Wait for events.
 
         Raises:
+            StateError: They come in another process.
             StopIteration: None comes any more.
             ReasoningError: None comes any more, because of this.
         """
+        if self._pid != os.getpid():
+            raise StateError("the response is carried out by the process that was forked")
         if not self._events and not self._ended:
             self._signal.take(None)
         events = []

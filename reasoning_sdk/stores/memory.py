@@ -91,6 +91,7 @@ class MemoryStore:
             ConfigurationError: The request cannot be carried out, or is not the one of this id.
         """
         spec = LoopRequest(check_request(request, api), tuple(tools), api)
+        request_id = _bare(request_id)
         with self._lock:
             known = self._records.get(request_id)
             if known is not None and known.spec is not None:
@@ -129,7 +130,7 @@ class MemoryStore:
         Raises:
             RecordNotFoundError: There is no such scope or previous step.
         """
-        step_id = uuid.uuid4().hex
+        step_id, request_id = uuid.uuid4().hex, _bare(request_id)
         with self._lock:
             record = self._records.get(request_id)
             if record is None:  # of somebody who decides himself what is next
@@ -221,13 +222,15 @@ class MemoryStore:
             self._forget_old()
 
     def append_events(self, request_id: str, events: Sequence[LoopEvent]) -> None:
-        """Keep events, the next ones in their order.
+        """Keep events, the next ones in their order. One that was kept before changes nothing.
 
         Raises:
             RecordNotFoundError: There is no such response.
         """
         with self._lock:
-            self._record(request_id).events.extend(events)
+            kept = self._record(request_id).events
+            last = kept[-1].sequence if kept else -1
+            kept.extend(event for event in events if event.sequence > last)
 
     def events_after(self, request_id: str, sequence: int | None) -> list[LoopEvent]:
         """The events kept with a higher sequence number; ``None`` is from the beginning.
@@ -253,7 +256,7 @@ class MemoryStore:
             self._forget(self._record(request_id))
 
     def _record(self, request_id: str) -> "_Record":
-        record = self._records.get(request_id) or self._records.get(_bare(request_id))
+        record = self._records.get(_bare(request_id))
         if record is None:
             raise RecordNotFoundError(f"there is no response {request_id!r}")
         return record
@@ -267,7 +270,7 @@ class MemoryStore:
     def _previous(self, response_id: str | None) -> "_Record | None":
         if response_id is None:
             return None
-        record = self._records.get(response_id) or self._records.get(_bare(response_id))
+        record = self._records.get(_bare(response_id))
         if record is None or record.status not in _ENDED:
             problem = "there is no such response" if record is None else "it has not ended"
             raise ConfigurationError(
@@ -323,6 +326,7 @@ def _iterations(chain: Sequence[ChainStep]) -> int:
 
 
 def _bare(response_id: str) -> str:
+    """The id of a request, in whichever form it is given."""
     return response_id.removeprefix("resp_")
 
 
@@ -373,6 +377,8 @@ class _Record:
         known.pop("stream", None)
         if asked != known or spec.api != self.spec.api:
             raise ConfigurationError(f"request_id {self.request_id!r} is that of another request")
+        if self.status != "completed":
+            self.open()
         request = known if stream is None else {**known, "stream": stream}
         self.spec = LoopRequest(request, spec.tools, spec.api)
         for scope in self.scopes.values():
@@ -403,11 +409,10 @@ class _Record:
     def assembled(self) -> dict[str, Any]:
         spec = self.spec or LoopRequest({})
         agents = [s for parent, scope in self.scopes.items() if parent for s in scope.chain]
-        prefix = "" if self.request_id.startswith("resp_") else "resp_"
         return assemble(
             spec.request,
             tools=spec.tools,
-            response_id=prefix + self.request_id,
+            response_id=f"resp_{self.request_id}",
             chain=self.chain,
             agent_steps=agents,
             created_at=self.created_at,

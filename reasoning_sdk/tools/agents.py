@@ -3,8 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from reasoning_sdk.arguments import shown
-from reasoning_sdk.errors import ConfigurationError, ToolExecutionError
+from reasoning_sdk.errors import ToolExecutionError
 from reasoning_sdk.steps import AgentSchema, RequestContext, ToolSchema
 from reasoning_sdk.tools.registry import Registry
 from reasoning_sdk.typing import JSON
@@ -61,10 +60,6 @@ class AgentTools:
         Raises:
             ConfigurationError: There is a tool of this name, or an argument cannot work.
         """
-        if tools is not None:
-            if isinstance(tools, str) or not all(isinstance(tool, str) for tool in tools):
-                raise ConfigurationError(f"tools must be names of tools, got {shown(tools)}")
-            tools = tuple(tools)
         schema = AgentSchema(
             name,
             description,

@@ -15,7 +15,7 @@ from reasoning_sdk._core.signatures import Shapes, apply, hints_of, signature_of
 from reasoning_sdk._core.wording import said
 from reasoning_sdk._io import workers
 from reasoning_sdk._io.thread import Signal
-from reasoning_sdk.arguments import check_seconds, shown
+from reasoning_sdk.arguments import check_kind, check_seconds, shown
 from reasoning_sdk.cancellation import Cancellation
 from reasoning_sdk.encoding import encode_json, parse_json
 from reasoning_sdk.errors import (
@@ -96,8 +96,10 @@ class FunctionTools:
     """
 
     def __init__(self, functions: Iterable[Callable[..., Any]] = ()) -> None:
+        check_kind("functions", functions, (Iterable,), "a list of functions")
         self._registry: Registry[_Function] = Registry()
-        for function in functions:
+        for place, function in enumerate(functions):
+            _check_callable(f"functions[{place}]", function)
             self.register(function)
 
     def __repr__(self) -> str:
@@ -252,6 +254,11 @@ class _Function:
         }
         result = apply(self.function, self.signature, {**given, **injected})
         return _run(result, context) if inspect.iscoroutine(result) else result
+
+
+def _check_callable(where: str, function: Any) -> None:
+    if not callable(function):
+        raise ConfigurationError(f"{where} must be a function, got {shown(function)}")
 
 
 def _within(seconds: float, call: Callable[[Context], Any], context: Context) -> Any:

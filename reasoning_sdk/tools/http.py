@@ -15,12 +15,11 @@ import requests
 from reasoning_sdk._io.exchange import Exchange
 from reasoning_sdk._io.http import Answer, HTTPTransport, check_headers, check_url, is_passing
 from reasoning_sdk._version import __version__
-from reasoning_sdk.arguments import check_kind, check_seconds, shown
+from reasoning_sdk.arguments import check_count, check_kind, check_seconds
 from reasoning_sdk.cancellation import Cancellation
 from reasoning_sdk.encoding import encode_json, parse_json
 from reasoning_sdk.errors import (
     APIStatusError,
-    ConfigurationError,
     InvalidEventError,
     LoopCanceledError,
     ReasoningError,
@@ -87,9 +86,8 @@ class HTTPTools:
         session: requests.Session | None = None,
     ) -> None:
         check_kind("session", session, (requests.Session, type(None)), "a requests.Session")
-        check_kind("max_size", max_size, (int,), "an int")
-        if max_size < 1:
-            raise ConfigurationError(f"max_size must be > 0 bytes, got {shown(max_size)}")
+        check_kind("headers", headers, (Mapping, type(None)), "a mapping")
+        check_count("max_size", max_size)
         self._api_key = _checked_key(api_key)
         self._max_size = max_size
         self._registry: Registry[_Endpoint] = Registry()

@@ -3,6 +3,7 @@
 import copy
 import itertools
 import json
+import time
 from typing import Any
 
 import pytest
@@ -428,6 +429,43 @@ def test_it_is_finished_when_the_first_choice_has_a_reason():
 
 
 @pytest.mark.parametrize(
+    ("chunks", "reason"),
+    [
+        ([chunk({"content": "Hi"})], "stop"),
+        ([chunk({})], "stop"),
+        ([calls(piece(0, "a", "add", "{}"))], "tool_calls"),
+        ([chunk({"content": "Hi"}, "length")], "length"),
+    ],
+)
+def test_the_end_of_the_stream_is_the_reason_where_none_was_told(chunks, reason):
+    body, _ = heard_of(chunks)
+    body.end()
+    assert body.finished
+    assert body.body["choices"][0]["finish_reason"] == reason
+
+
+@pytest.mark.parametrize("chunks", [[], [{"choices": []}], [{"usage": USAGE}]])
+def test_the_end_of_a_stream_without_a_choice_is_none(chunks):
+    body, _ = heard_of(chunks)
+    body.end()
+    assert not body.finished
+
+
+def test_a_call_that_is_only_a_name_is_told_when_the_stream_ends():
+    body, heard = heard_of([calls(piece(0, None, "nop"))])
+    assert heard.items == {}
+    body.end()
+    check(heard, turn_of(body.body, "s1").items)
+    assert list(heard.items) == ["fc_s1_0"]
+
+
+def test_a_legacy_call_is_kept_in_the_message():
+    chunks = [chunk({"function_call": {"name": "add", "arguments": "{}"}}), chunk({}, "x")]
+    message = heard_of(chunks)[0].body["choices"][0]["message"]
+    assert message["function_call"] == {"name": "add", "arguments": "{}"}
+
+
+@pytest.mark.parametrize(
     ("data", "kind", "error"),
     [
         (
@@ -778,3 +816,103 @@ def test_any_cut_of_the_events_gives_the_same_response_and_turn(sayings, data):
     told, heard = checked(ALL[dialect](pieces))
     expected, heard_whole = checked(ALL[dialect](events))
     assert (told, heard.parts) == (expected, heard_whole.parts)
+
+
+# -- halves of characters --------------------------------------------------------------------------
+
+HIGH, LOW, LONE = "\ud83d", "\ude00", "\ufffd"
+
+
+@pytest.mark.parametrize("kind", ["content", "refusal", "reasoning", "0"])
+@pytest.mark.parametrize(
+    ("deltas", "told"),
+    [
+        (["a" + HIGH, LOW + "b"], ["a", "😀b"]),
+        ([HIGH, LOW], ["😀"]),
+        ([HIGH, "b"], [LONE + "b"]),
+        ([LOW, HIGH, HIGH, LOW], [LONE, LONE, "😀"]),
+        (["東", "京"], ["東", "京"]),
+    ],
+)
+def test_a_character_in_two_deltas_is_told_as_one(kind, deltas, told):
+    heard = Heard()
+    body = ChatBody("s1", heard)
+    body.feed(calls(piece(0, "a", "add")))
+    for delta in deltas:
+        body.feed(chunk(delta_of(kind, delta)), halved=True)
+    body.feed(STOP)
+    assert heard.deltas == told
+    check(heard, turn_of(body.body, "s1").items)
+
+
+def test_halves_in_any_field_of_chunks_are_mended():
+    heard = Heard()
+    body = ChatBody("s1", heard)
+    body.feed(calls(piece(0, "a" + LOW, "add" + HIGH, "{")), halved=True)
+    body.feed(chunk({HIGH: [LOW]}, id="c" + HIGH), halved=True)
+    body.feed(chunk({"content": "a" + HIGH}), halved=True)
+    body.feed(STOP)  # nothing of the kind is in it
+    assert "\\ud" not in json.dumps(body.body)
+    message = body.body["choices"][0]["message"]
+    assert (body.body["id"], message["content"], message[LONE]) == ("c1", "a" + LONE, [LONE])
+    assert heard.items["fc_s1_0"]["name"] == "add" + LONE
+    assert heard.items["fc_s1_0"]["call_id"] == turn_of(body.body, "s1").calls[0]["call_id"]
+
+
+def test_halves_in_the_error_of_a_stream_are_mended():
+    body = ChatBody("s1")
+    body.feed({"error": {"message": HIGH}}, halved=True)
+    assert body.error == {"code": None, "message": LONE, "type": None}
+
+
+@pytest.mark.parametrize("kind", ["content", "refusal", "reasoning_content", "call"])
+@pytest.mark.parametrize("named", [True, False])
+def test_halves_in_a_response_are_mended(kind, named):
+    makers = {
+        "content": lambda text: recordings.message(text, deltas=2),
+        "refusal": recordings.refusal,
+        "reasoning_content": lambda text: recordings.reasoning(text, kind="text", deltas=2),
+        "call": lambda text: recordings.function_call("f", text, deltas=2),
+    }
+    events = recordings.response([makers[kind]("a" + HIGH + LOW + HIGH)])
+    heard = Heard()
+    body = ResponsesBody("s1", heard)
+    for data in events if named else without("response.output_item.added")(events):
+        body.feed(data, halved=True)
+    assert "\\ud" not in json.dumps(body.body).replace("\\ud83d\\ude00", "")
+    (told,) = said(turn_of(body.body, "s1").items).values()
+    assert told == "a😀" + LONE
+    assert "".join(heard.deltas) == "a😀"  # what is left over is told with the end of its item
+
+
+# -- linear work -----------------------------------------------------------------------------------
+
+MANY = 20_000
+
+
+def quickly(feed, events) -> None:
+    """Feed events in a time that no quadratic work would leave."""
+    began = time.process_time()
+    for event in events:
+        feed(event)
+    assert time.process_time() - began < 2
+
+
+@pytest.mark.parametrize("index", [True, False])
+@pytest.mark.parametrize("reason", [None, "tool_calls"])
+def test_a_chat_of_many_calls_is_put_together_at_once(index, reason):
+    body = ChatBody("s1", Heard())
+    pieces = (piece(n if index else None, f"c{n}", "add", "{}") for n in range(MANY))
+    quickly(body.feed, [chunk({"tool_calls": [piece]}, reason) for piece in pieces])
+    assert len(body.body["choices"][0]["message"]["tool_calls"]) == MANY
+
+
+@pytest.mark.parametrize("index", [True, False])
+def test_a_response_of_many_calls_is_put_together_at_once(index):
+    items = [{**FUNCTION, "id": f"f{n}", "call_id": f"c{n}"} for n in range(MANY)]
+    events = [
+        make(item, n if index else None) for n, item in enumerate(items) for make in (added, done)
+    ]
+    body = ResponsesBody("s1")
+    quickly(body.feed, [*events, ended()])
+    assert body.body["output"] == items

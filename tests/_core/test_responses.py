@@ -515,6 +515,7 @@ def test_the_items_that_came_are_the_output_where_the_end_has_none():
 
 
 ERROR = {"code": "server_error", "message": "No."}
+NO_REASON = "the service does not say why"
 
 
 @pytest.mark.parametrize(
@@ -528,10 +529,11 @@ ERROR = {"code": "server_error", "message": "No."}
         ({"error": {"code": 500, "message": "No."}}, "500", "No."),
         ({"error": "No."}, None, "No."),
         ({"type": "error", "code": None, "message": "No."}, None, "No."),
-        ({"type": "error", "message": None}, None, ""),
-        ({"type": "error"}, None, ""),
+        ({"type": "error", "message": None}, None, NO_REASON),
+        ({"type": "error"}, None, NO_REASON),
+        ({"type": "error", "error": {"code": "busy"}}, "busy", ""),
         ({"type": "error", "error": None, "message": "No."}, None, "No."),
-        ({"type": "error", "error": {}}, None, ""),
+        ({"type": "error", "error": {}}, None, NO_REASON),
         ({"type": "error", "error": {"message": {"text": "No."}}}, None, "{'text': 'No.'}"),
     ],
 )
@@ -554,7 +556,8 @@ def test_a_failed_event_may_have_its_error_within_or_beside_the_response(respons
 
 def test_a_failed_event_need_not_say_why():
     error = failure(ended("response.failed"))
-    assert (str(error), error.code, error.message) == ("response failed", None, "")
+    assert str(error) == f"response failed: {NO_REASON}"
+    assert (error.code, error.message) == (None, NO_REASON)
 
 
 @pytest.mark.parametrize(

@@ -151,6 +151,7 @@ BAD_REQUESTS = [
     ({"model": "m"}, "request.input is missing"),
     ({"model": "m", "input": 5}, "request.input must be a str or a list of items, got an int"),
     ({"model": "m", "input": []}, "request.input is empty"),
+    ({"model": "m", "input": "Hi", 5: 1}, "a key of request must be a str, got an int"),
 ]
 BAD_FIELDS: list[tuple[Item, str]] = [
     ({"input": [INPUT, INPUT, "Hi"]}, "request.input[2] must be an object, got a str"),
@@ -223,6 +224,43 @@ BAD_FIELDS: list[tuple[Item, str]] = [
     ({"conversation": "conv_1"}, "request.conversation cannot be had: use previous_response_id"),
     ({"prompt": {"id": "p"}}, "request.prompt cannot be had over chat completions"),
     ({"user": {1, 2}}, "request.user cannot be JSON: a set"),
+    ({"user": 5}, "request.user must be a str, got an int"),
+    ({"max_output_tokens": 0}, "request.max_output_tokens must be an int > 0, got 0"),
+    ({"max_output_tokens": -1}, "request.max_output_tokens must be an int > 0, got -1"),
+    ({"truncation": "off"}, "request.truncation must be 'auto' or 'disabled', got 'off'"),
+    ({"truncation": ["auto"]}, "request.truncation must be 'auto' or 'disabled', got ['auto']"),
+    *(
+        (
+            {"input": [{"role": "user", "content": [{"type": kind}]}]},
+            f"request.input[0].content[0].{name} is missing",
+        )
+        for kind, name in [
+            ("input_text", "text"),
+            ("output_text", "text"),
+            ("text", "text"),
+            ("refusal", "refusal"),
+        ]
+    ),
+    (
+        {"input": [{"role": "user", "content": [{"type": ["text"]}]}]},
+        "request.input[0].content[0].type must be a str, got a list",
+    ),
+    (
+        {"tools": [{"type": "function", "name": "add", "parameters": "none"}]},
+        "request.tools[0].parameters must be an object, got a str",
+    ),
+    (
+        {"tools": [{"type": "function", "function": {"name": "add", "parameters": []}}]},
+        "request.tools[0].parameters must be an object, got a list",
+    ),
+    (
+        {"tools": [{"type": "function", "name": "add", "strict": "yes"}]},
+        "request.tools[0].strict must be a bool, got a str",
+    ),
+    (
+        {"tools": [{"type": "function", "name": "add", "description": 5}]},
+        "request.tools[0].description must be a str, got an int",
+    ),
     ({"top_p": float("nan")}, "request.top_p cannot be JSON: nan is not finite"),
 ]
 
@@ -283,6 +321,17 @@ def test_every_item_that_can_be_read_is_let_pass(item):
 def test_tools_of_other_types_need_no_name():
     tools = [{"type": "web_search"}, {"type": "mcp", "server_label": "x"}]
     assert check_request({"model": "m", "input": "Hi", "tools": tools})["tools"] == tools
+
+
+def test_a_function_may_say_no_more_than_its_name():
+    nothing = {"description": None, "parameters": None, "strict": None}
+    tools = [{"type": "function", "name": "add", **nothing}, {"type": "function", "name": "sub"}]
+    assert check_request({"model": "m", "input": "Hi", "tools": tools})["tools"] == tools
+
+
+def test_limits_that_can_be_are_let_pass():
+    limits = {"max_output_tokens": 1, "truncation": "disabled", "user": "u"}
+    assert check_request({"model": "m", "input": "Hi", **limits}).items() >= limits.items()
 
 
 def test_a_text_is_one_message_of_the_user():
@@ -694,7 +743,7 @@ MESSAGES: dict[str, tuple[list[Item], list[Item]]] = {
     "one text": ([{"role": "user", "content": [text_part()]}], [HI]),
     "no parts": ([{"role": "user", "content": []}], [{"role": "user", "content": ""}]),
     "texts": (
-        [{"role": "user", "content": [text_part(), text_part("you", "text"), {"type": "text"}]}],
+        [{"role": "user", "content": [text_part(), text_part("you", "text"), text_part("")]}],
         [
             {
                 "role": "user",

@@ -1,6 +1,7 @@
 """What a model has said, in the terms of the Responses API, whatever it was asked in."""
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -370,3 +371,41 @@ def test_the_usage_of_a_response_is_as_it_is():
 def test_a_body_that_is_neither_is_refused(body):
     with pytest.raises(ProtocolError, match="answer "):
         turn_of(body, "s1")
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"detail": "Not\n allowed"}, ": Not allowed"),
+        ({"message": "Not allowed", "code": 7}, ": Not allowed"),
+        ({"detail": [{"msg": "no such model"}]}, ": [{'msg': 'no such model'}]"),
+        ({"detail": "x" * 300}, ": " + "x" * 200 + "…"),
+        ({"detail": None}, ""),
+        ([], ""),
+    ],
+)
+def test_what_a_server_says_in_place_of_an_answer_is_shown(body, said):
+    with pytest.raises(ProtocolError) as caught:
+        turn_of(body, "s1")
+    assert str(caught.value) == f"answer is neither a chat completion nor a response{said}"
+
+
+def test_a_legacy_call_is_not_lost():
+    legacy = {"content": None, "function_call": {"name": "add", "arguments": "{}"}}
+    with pytest.raises(ProtocolError, match="legacy function_call"):
+        chat_turn(legacy, "function_call")
+    (call,) = chat_turn({**legacy, "tool_calls": [tool_call()]}).calls  # which says it again
+    assert call["name"] == "add"
+
+
+# -- linear work -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("repeated", [False, True])
+def test_a_turn_of_many_calls_is_read_at_once(repeated):
+    ids = ["same" if repeated else f"c{n}" for n in range(20_000)]
+    began = time.process_time()
+    chat_calls = chat_turn({"tool_calls": [tool_call(id) for id in ids]}).calls
+    calls = response_turn(*({"type": "function_call", "call_id": id} for id in ids)).calls
+    assert time.process_time() - began < 1  # quadratic it takes several times that
+    assert len({call["call_id"] for call in chat_calls}) == len(calls) == 20_000

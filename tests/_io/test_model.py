@@ -1,6 +1,7 @@
 """A model call: asked until it is answered, whole or streamed, and never half of an answer."""
 
 import contextlib
+import json
 import logging
 import traceback
 from collections.abc import Callable, Iterator
@@ -10,9 +11,11 @@ import pytest
 
 import reasoning_sdk as r
 from reasoning_sdk._core.narrator import Narrator
+from reasoning_sdk._core.turn import turn_of
 from reasoning_sdk._io import model as model_module
 from reasoning_sdk._io.http import HTTPTransport
 from reasoning_sdk._io.model import APIS, ModelCaller
+from tests.support import recordings
 from tests.support.model_server import DONE, Call, Cut, Hang, ModelServer, Refuse, Say, Usage
 from tests.support.scripted import (
     ScriptedServer,
@@ -271,11 +274,30 @@ def test_half_a_body_is_no_answer(scripted, call):
         call(server.base_url, stream=False, retry=r.RetryPolicy(max_attempts=0))
 
 
-def test_the_marker_before_the_end_is_a_cut(scripted, call):
+def test_the_marker_is_the_end_of_a_chat_that_does_not_say_why_it_stopped(scripted, call):
     chunk = {"choices": [{"index": 0, "delta": {"content": "x"}}]}
     server = scripted([sse([chunk, DONE])])
+    (choice,) = call(server.base_url)["choices"]
+    assert (choice["message"]["content"], choice["finish_reason"]) == ("x", "stop")
+
+
+def test_the_marker_after_no_choice_is_a_cut(scripted, call):
+    server = scripted([sse([{"choices": []}, DONE])])
     with pytest.raises(r.StreamInterruptedError):
         call(server.base_url)
+
+
+def test_the_end_of_a_stream_without_marker_and_reason_is_a_cut(scripted, call):
+    server = scripted([sse([{"choices": [{"index": 0, "delta": {"content": "x"}}]}])])
+    with pytest.raises(r.StreamInterruptedError):
+        call(server.base_url)
+
+
+def test_the_marker_before_the_last_event_of_a_response_is_a_cut(scripted, call):
+    *events, _ = recordings.text_response("Hello")
+    server = scripted([sse([*events, DONE])])
+    with pytest.raises(r.StreamInterruptedError):
+        call(server.base_url, RESPONSES)
 
 
 @both_apis
@@ -343,6 +365,76 @@ def test_a_response_that_says_it_has_failed_has(scripted, call, stream):
     server = scripted([handler or json_answer(200, body)])
     with pytest.raises(r.ResponseFailedError, match="try later"):
         call(server.base_url, RESPONSES, stream=stream)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("status", ["queued", "in_progress"])
+@pytest.mark.parametrize("named", [{"object": "response"}, {}])
+def test_a_response_that_is_not_finished_is_no_answer(scripted, call, stream, status, named):
+    body = {"id": "r", **named, "status": status, "output": []}
+    server = scripted([json_answer(200, body)])
+    with pytest.raises(r.ResponseFailedError, match=f"^response is not finished: it is {status}$"):
+        call(server.base_url, RESPONSES, stream=stream)
+
+
+def test_what_is_no_answer_does_not_show_the_key(scripted, call):
+    server = scripted([json_answer(200, {"detail": f"bad key {SECRET}"})])
+    assert call(server.base_url, stream=False) == {"detail": "bad key ***"}
+
+
+@both_apis
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_error_inside_a_success_does_not_show_the_key(scripted, call, api, stream):
+    error = {"error": {"message": f"bad key {SECRET}", "code": SECRET}}
+    server = scripted([sse([error]) if stream else json_answer(200, error)])
+    with pytest.raises(r.ResponseFailedError, match="bad key") as caught:
+        call(server.base_url, api, stream=stream)
+    failure = caught.value
+    assert SECRET not in f"{failure} {failure.message} {failure.code}"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_answer_that_is_nested_too_deeply_cannot_be_read(scripted, call, stream):
+    deep = b'{"a":' * 800 + b"1" + b"}" * 800
+    chunk = b'data: {"choices":[{"index":0,"delta":' + deep + b"}]}\n\n"
+    whole = answer(200, deep, content_type="application/json")
+    server = scripted([sse([chunk, DONE]) if stream else whole])
+    with pytest.raises(r.ProtocolError, match="nested too deeply"):
+        call(server.base_url, stream=stream)
+
+
+# -- halves of characters ------------------------------------------------------------------------
+
+
+def test_a_character_in_two_chunks_is_one(scripted, call):
+    halves = [rb"\ud83d", rb"\uDE00!", rb"\uD83D"]
+    chunk = b'data: {"choices":[{"index":0,"delta":{"content":"%s"}}]}\n\n'
+    told: list[tuple[str, Any]] = []
+    narrator = Narrator(lambda kind, data: told.append((kind.value, data)))
+    server = scripted([sse([*(chunk % half for half in halves), DONE])])
+    body = call(server.base_url, listener=narrator)
+    assert body["choices"][0]["message"]["content"] == "😀!\ufffd"
+    said = [data["delta"] for kind, data in told if kind == "response.output_text.delta"]
+    assert said == ["😀!"]
+    narrator.turn(turn_of(body, "s").items)
+    assert told[-3][1]["text"] == "😀!\ufffd"
+
+
+def test_half_a_character_of_a_streamed_response_is_replaced(scripted, call):
+    events = recordings.text_response("a\ud83d")
+    server = scripted([sse([f"data: {json.dumps(event)}\n\n".encode() for event in events])])
+    body = call(server.base_url, RESPONSES)
+    assert body["output"][0]["content"][0]["text"] == "a\ufffd"
+
+
+@both_apis
+@pytest.mark.parametrize("half", [rb"\ud83d", rb"\uDFFF", b"\xed\xa0\xbd"])
+def test_half_a_character_of_a_whole_answer_is_replaced(scripted, call, api, half):
+    text = b'{"id":"%s","choices":[{"%s":"\\ud83d\\ude00"}],"output":[]}' % (half, half)
+    server = scripted([answer(200, text, content_type="application/json")])
+    body = call(server.base_url, api, stream=False)
+    given = set(body["id"]) | set(body["choices"][0]) | set(*body["choices"][0].values())
+    assert given == {"\ufffd", "😀"}
 
 
 @both_apis

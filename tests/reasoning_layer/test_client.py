@@ -80,7 +80,7 @@ def test_what_is_missing_is_said_and_how_to_give_it(monkeypatch: pytest.MonkeyPa
         ("base_url", 5, "base_url must be an http or https URL"),
         ("tenant_id", "", "tenant_id must not be empty"),
         ("tenant_id", "a\nb", "tenant_id has characters that no header can have"),
-        ("tenant_id", 5, "tenant_id must be a str or a UUID, got a int"),
+        ("tenant_id", 5, "tenant_id must be a str or a UUID, got an int"),
         ("user_id", "", "user_id must not be empty"),
         ("user_id", "東", "user_id has characters that no header can have"),
         ("namespace_id", b"x", "namespace_id must be a str or a UUID, got a bytes"),
@@ -91,7 +91,7 @@ def test_what_is_missing_is_said_and_how_to_give_it(monkeypatch: pytest.MonkeyPa
         ("max_retries", -1, "max_retries must be a whole number >= 0, got -1"),
         ("max_retries", None, "max_retries must be a whole number >= 0, got None"),
         ("max_retries", True, "max_retries must be a whole number >= 0, got True"),
-        ("session", object(), "session must be a requests.Session, got a object"),
+        ("session", object(), "session must be a requests.Session, got an object"),
     ],
 )
 def test_an_argument_that_cannot_work_is_refused(option: str, value: Any, said: str) -> None:

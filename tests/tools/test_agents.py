@@ -50,7 +50,7 @@ def test_an_agent_cannot_be_called_without_a_loop():
         tools.register("finder", description="")
 
 
-@pytest.mark.parametrize("names", ["search", [1]])
+@pytest.mark.parametrize("names", ["search", [1], 5])
 def test_the_tools_of_an_agent_are_names(names):
     with pytest.raises(ConfigurationError, match="tools must be names of tools, got"):
         AgentTools().register("a", description="", tools=names)

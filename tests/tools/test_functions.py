@@ -102,7 +102,7 @@ def len_of(text: str) -> int:
 
 @pytest.mark.parametrize("name", ["", "a b", "größe", "x" * 65, "<lambda>"])
 def test_a_name_that_no_upstream_takes_is_refused(name):
-    with pytest.raises(ConfigurationError, match="name of a tool must be 1 to 64 of"):
+    with pytest.raises(ConfigurationError, match="name of a tool must"):
         FunctionTools().register(len_of, name=name)
 
 
@@ -141,6 +141,40 @@ def test_what_cannot_be_a_tool_is_refused_when_it_is_registered(function, messag
     with pytest.raises(ConfigurationError) as caught:
         made(function)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("functions", "message"),
+    [
+        (5, "functions must be a list of functions, got an int"),
+        (len_of, "functions must be a list of functions, got a function"),
+        ("ab", "functions[0] must be a function, got 'a'"),
+        ([len_of, None], "functions[1] must be a function, got None"),
+        ([Point], "tool 'Point' must be a function, got <class"),
+    ],
+)
+def test_what_is_no_list_of_functions_is_refused(functions, message):
+    with pytest.raises(ConfigurationError) as caught:
+        FunctionTools(functions)
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"idempotent": 5}, "idempotent of tool 'len_of' must be a bool, got an int"),
+        ({"strict": "yes"}, "strict of tool 'len_of' must be a bool, got a str"),
+        ({"description": 5}, "description of tool 'len_of' must be a str, got an int"),
+        ({"name": 5}, "name of a tool must be a str, got an int"),
+    ],
+)
+def test_an_option_of_a_tool_that_cannot_work_is_refused(options, message):
+    tools = FunctionTools()
+    for register in (functools.partial(tools.register, **options), tools.register(**options)):
+        with pytest.raises(ConfigurationError) as caught:
+            register(len_of)
+        assert str(caught.value) == message
+    assert repr(tools) == "<FunctionTools EMPTY>"
 
 
 def test_what_a_docstring_says_is_in_the_schema():

@@ -106,6 +106,8 @@ def test_a_tool_is_registered_with_its_url():
         {"timeout": 0},
         {"max_size": 0},
         {"max_size": "1"},
+        {"max_size": True},
+        {"headers": 5},
         {"headers": {"a b": "c"}},
         {"session": 3},
     ],
@@ -267,7 +269,7 @@ def test_a_key_that_cannot_be_had_is_an_error_that_does_not_tell_why(tool):
     with pytest.raises(ToolExecutionError) as caught:
         call(tool("https://x.example", api_key=raising))
     assert str(caught.value) == "api_key of tool 't' has raised a ValueError"
-    assert "what api_key gives must be a str, got a int" in failure(
+    assert "what api_key gives must be a str, got an int" in failure(
         tool("https://x.example", api_key=lambda: 3)
     )
     assert "HTTP does not allow" in failure(tool("https://x.example", api_key=lambda: f"{KEY}\n"))
