@@ -28,7 +28,7 @@ class Cancellation:
     def __init__(self) -> None:
         self._canceled = False
         # One C call adds to it, takes from it or copies it.
-        self._callbacks: dict[int, Callable[[], object]] = {}
+        self._callbacks: dict[object, Callable[[], object]] = {}
 
     def __repr__(self) -> str:
         return f"<Cancellation {'CANCELED' if self._canceled else 'NOT CANCELED'}>"
@@ -57,7 +57,7 @@ class Cancellation:
 
         It is called at once if :meth:`cancel` was called before, and never twice.
         """
-        key = id(callback)
+        key = object()  # the same function may be given twice
         self._callbacks[key] = callback
         try:
             if self._canceled and self._callbacks.pop(key, None) is not None:

@@ -1,6 +1,7 @@
 """Where the events of a response loop go: lists, queues, functions, HTTP answers and viewers."""
 
 import logging
+import os
 import threading
 import time
 from collections import deque
@@ -15,6 +16,7 @@ from reasoning_sdk.errors import (
     EventSinkError,
     InvalidEventError,
     RequestTimeoutError,
+    StateError,
 )
 from reasoning_sdk.events import LoopEvent, LoopEventKind
 from reasoning_sdk.typing import EventSink
@@ -152,7 +154,8 @@ class _State(Enum):
 class _BufferedSink:
     """Events of one response, waiting to be taken by another thread.
 
-    Every event given to it is taken, waits, or is counted as dropped.
+    Every event given to it is taken, waits, or is counted as dropped. It belongs to the process that
+    uses it first: after a fork, another gets none of its events, and may find its lock taken.
 
     Args:
         maxsize: The most events that wait; 0 is no limit.
@@ -168,6 +171,7 @@ class _BufferedSink:
         # Condition: to enter one is code of Python's, which Ctrl-C can leave with its lock taken.
         self._lock = threading.RLock()
         self._signal = Signal()
+        self._pid: int | None = None
 
     def __repr__(self) -> str:
         return (
@@ -189,7 +193,9 @@ class _BufferedSink:
         Raises:
             EventSinkError: The sink is closed, or has got the terminal event; or all the events
                 that wait are of other kinds, and so is this one. It is counted as dropped.
+            StateError: Another process uses it, of which this one is a fork.
         """
+        self._check_process()
         with self._lock:
             was_open, dropped = self._state is _State.OPEN, self._dropped
             problem = self._put(event)
@@ -244,7 +250,9 @@ class _BufferedSink:
 
         Raises:
             RequestTimeoutError: None came in time.
+            StateError: Another process gets them.
         """
+        self._check_process()
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             with self._lock:
@@ -260,6 +268,8 @@ class _BufferedSink:
 
     def _close(self, *, discard: bool) -> bool:
         """Take no more events, and drop those that wait if told so; whether it was open."""
+        if not self._is_ours():
+            return False
         with self._lock:
             was_open, dropped = self._state is _State.OPEN, self._dropped
             if was_open:
@@ -271,6 +281,16 @@ class _BufferedSink:
         if was_open:
             self._log_total(dropped)
         return was_open
+
+    def _is_ours(self) -> bool:
+        """Whether this process is the one that uses it, which it is from the first use on."""
+        if self._pid is None:
+            self._pid = os.getpid()
+        return self._pid == os.getpid()
+
+    def _check_process(self) -> None:
+        if not self._is_ours():
+            raise StateError("this sink gets its events in another process")
 
     def _log_total(self, dropped: int) -> None:
         if dropped:
@@ -317,6 +337,7 @@ class QueueSink(_BufferedSink):
         Raises:
             RequestTimeoutError: None came in time.
             ConfigurationError: ``timeout`` is no such number.
+            StateError: The sink was used before a fork, and this is the child.
         """
         check_seconds("timeout", timeout, or_zero=True)
         events = self._take(1, timeout)

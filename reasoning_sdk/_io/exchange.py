@@ -80,6 +80,12 @@ class Exchange:
             if self._aborted:
                 self._shut_down()
 
+    def detach(self, sock: Any) -> None:
+        """Leave a socket alone from now on, if it is the one in use."""
+        with self._lock:
+            if self._socket is sock:
+                self._socket = None
+
     def attach_answer(self, raw: Any) -> None:
         """Take note of the socket of an answer whose connection is not one of ours."""
         if self._socket is None:
@@ -195,6 +201,10 @@ class _Reader(io.RawIOBase):
         self.ended = received == 0
         return received
 
+    def leave(self) -> None:
+        """Let another exchange use the socket."""
+        self._exchange.detach(self._socket)
+
     def close(self) -> None:
         self._raw.close()
         super().close()
@@ -220,13 +230,18 @@ class _Response(http.client.HTTPResponse):
         if self._reader is not None and self._reader.ended:  # which http.client does not mind
             raise http.client.RemoteDisconnected("it ended in its headers")
 
+    def _close_conn(self) -> None:
+        if self._reader is not None:  # before urllib3 gives the connection to another request
+            self._reader.leave()
+        super()._close_conn()  # type: ignore[misc]
+
     def read1(self, n: int = -1) -> bytes:
         if not self.chunked or self.fp is None:
             return super().read1(n)
         while True:
             buffered = self.fp.peek()
             if not buffered:
-                self._close_conn()  # type: ignore[attr-defined]
+                self._close_conn()
                 raise http.client.IncompleteRead(b"")
             payload, used, self.chunk_left = _split_chunks(buffered, self.chunk_left)
             self.fp.read(used)
@@ -236,7 +251,7 @@ class _Response(http.client.HTTPResponse):
             if left is None:
                 return b""
             if left < 0:
-                self._close_conn()  # type: ignore[attr-defined]
+                self._close_conn()
                 raise http.client.IncompleteRead(b"")
 
 
@@ -307,6 +322,13 @@ class _Connection:
             self._early = sock.dup()
             self._exchange.attach(self._early)
         return sock
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether it can be used again. Of a socket that was closed urllib3 cannot tell."""
+        if self.sock is not None and self.sock.fileno() < 0:
+            return False
+        return bool(super().is_connected)  # type: ignore[misc]
 
     def connect(self) -> None:
         self._exchange = _current.get()

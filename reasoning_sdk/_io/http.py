@@ -18,6 +18,7 @@ from urllib3.util.response import is_fp_closed
 
 from reasoning_sdk._io.clock import SYSTEM_CLOCK, Clock
 from reasoning_sdk._io.exchange import Exchange, Session, Stack, read_uncoded, uncoded_body
+from reasoning_sdk._io.reader import Closing
 from reasoning_sdk._io.translate import FOREIGN, Hide, beginning, origin, status_error, translate
 from reasoning_sdk.arguments import check_seconds
 from reasoning_sdk.encoding import parse_json
@@ -243,7 +244,7 @@ class HTTPTransport:
         self._follow_elsewhere = follow_elsewhere
         self._given_session = session
         self._clock = clock
-        self._closed = threading.Event()
+        self._closed = Closing()
         # Both are read with one C call each: another thread may add to them meanwhile.
         self._exchanges: set[Exchange] = set()
         self._streams: WeakValueDictionary[int, HTTPStream] = WeakValueDictionary()
@@ -569,7 +570,7 @@ class HTTPStream:
                 self._end()
                 raise
             if self._closed or not data:
-                self._end(whole=not self._closed)
+                self._end()
                 return b""
         if self._exchange.aborted:  # just now, by a thread that has left the rest to this one
             self.close()
@@ -592,9 +593,9 @@ class HTTPStream:
                 return data
         return b""
 
-    def _end(self, *, whole: bool = False) -> None:
+    def _end(self) -> None:
         self._ended = True
-        if not whole:
+        if not is_fp_closed(self._response.raw._fp):  # else its connection is in other hands
             self._exchange.hang_up()
         self._response.close()
 

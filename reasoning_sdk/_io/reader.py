@@ -6,12 +6,37 @@ from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Generic, TypeVar
 
+from reasoning_sdk.cancellation import Cancellation
 from reasoning_sdk.errors import ConcurrencyError, ReasoningError
 
-__all__ = ["BlockingReader"]
+__all__ = ["BlockingReader", "Closing"]
 
 _T = TypeVar("_T")
 _Self = TypeVar("_Self", bound="BlockingReader")  # type: ignore[type-arg]
+
+
+class Closing(threading.Event):
+    """Is set for good when something is closed. Safe to set in signal handlers and finalisers.
+
+    To set any other event takes a lock that the code interrupted may hold, and not only if that is
+    setting it, too.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._told = Cancellation()
+
+    def set(self) -> None:
+        """Have it set, and wake whoever waits."""
+        self._told.cancel()
+
+    def is_set(self) -> bool:
+        """Whether it is set."""
+        return self._told.canceled
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until it is set, so many seconds at the most; whether it is."""
+        return self._told.wait(timeout)
 
 
 class BlockingReader(ABC, Generic[_T]):
@@ -23,7 +48,7 @@ class BlockingReader(ABC, Generic[_T]):
 
     def __init__(self) -> None:
         self._batch: Iterator[_T] = iter(())
-        self._closing = threading.Event()
+        self._closing = Closing()
         self._ended = False
         self._turn = threading.Lock()
 

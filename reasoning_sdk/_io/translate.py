@@ -53,6 +53,8 @@ _NO_CONNECTION = (
     requests.exceptions.ProxyError,
     requests.exceptions.SSLError,
 )
+_SOME_STATUS_LINE = "HTTP/1.1 200"
+_STATUS_LINE = re.compile(r"HTTP/1\.\d [1-9]\d\d")
 _MAX_TEXT = 2000
 _SHORTEST_SECRET = 6
 _SECRET_NAME = re.compile(
@@ -179,7 +181,8 @@ def translate(error: BaseException, where: str, hide: Hide) -> ReasoningError:
     if found(requests.Timeout, urllib3_errors.ReadTimeoutError, TimeoutError):
         return RequestTimeoutError(f"no answer from {where} in time")
     unreadable = found(*_UNREADABLE) or any(type(e) is http.client.HTTPException for e in chain)
-    if unreadable and not found(http.client.RemoteDisconnected):
+    lost = found(http.client.RemoteDisconnected) or any(map(_is_cut_status_line, chain))
+    if unreadable and not lost:
         return ProtocolError(f"what {where} sends cannot be read: {reason}")
     return ConnectionLostError(f"the connection to {where} was lost: {reason}")
 
@@ -202,11 +205,19 @@ def _all_in_traceback(error: BaseException) -> list[BaseException]:
     return found
 
 
+def _is_cut_status_line(error: BaseException) -> bool:
+    """Whether what cannot be read is the beginning of a status line, and no more of it came."""
+    if not isinstance(error, http.client.BadStatusLine):
+        return False
+    line: str = error.line
+    return bool(_STATUS_LINE.fullmatch(line + _SOME_STATUS_LINE[len(line) :]))
+
+
 def _reason(chain: list[BaseException]) -> str:
     innermost = chain[-1]
     if isinstance(innermost, OSError) and innermost.strerror:
         return innermost.strerror.lower()
-    if isinstance(innermost, http.client.IncompleteRead):
+    if isinstance(innermost, http.client.IncompleteRead) or _is_cut_status_line(innermost):
         return "it ended in the middle"
     text = _USER_OF_URL.sub("***@", " ".join(str(innermost).split()))
     return text[:300] or type(innermost).__name__

@@ -310,6 +310,7 @@ class MemoryStore:
         if self._max_responses is None or len(self._records) <= self._max_responses:
             return
         ended = [record for record in self._records.values() if record.status in _ENDED]
+        ended.sort(key=lambda record: record.ended_at or 0.0)
         for record in ended[: max(len(ended) - self._max_responses, 0)]:
             self._forget(record)
 
