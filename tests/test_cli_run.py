@@ -35,8 +35,6 @@ from tests.test_cli import (
 )
 from tests.test_cli import run as run_process
 
-pytestmark = pytest.mark.http
-
 Models = Callable[..., ModelServer]
 NOBODY = "http://127.0.0.1:9/v1"
 EVIL = "\x1b]0;title\x07 \x9b2J"

@@ -43,8 +43,6 @@ from tests.support.loops import (
 from tests.support.model_server import Call, Cut, ModelServer, Refuse, Say
 from tests.support.open_responses import check_event, check_response, check_stream
 
-pytestmark = pytest.mark.http
-
 both_apis = pytest.mark.parametrize("api", APIS)
 streamed_or_not = pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
 

@@ -45,8 +45,6 @@ from tests.support.loops import (
 from tests.support.model_server import Call, ModelServer, Say
 from tests.support.open_responses import check_response
 
-pytestmark = pytest.mark.http
-
 both_apis = pytest.mark.parametrize("api", APIS)
 
 
