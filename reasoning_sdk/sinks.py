@@ -154,8 +154,8 @@ class _State(Enum):
 class _BufferedSink:
     """Events of one response, waiting to be taken by another thread.
 
-    Every event given to it is taken, waits, or is counted as dropped. It belongs to the process that
-    uses it first: after a fork, another gets none of its events, and may find its lock taken.
+    Every event given to it is taken, waits, or is counted as dropped. It belongs to the process
+    that uses it first: a fork of that gets none of its events, and may find its lock taken.
 
     Args:
         maxsize: The most events that wait; 0 is no limit.
@@ -353,7 +353,8 @@ class SSESink(_BufferedSink):
 
     It is iterated, once, for the ``bytes`` of a ``text/event-stream``. A chunk holds all events
     that wait, the first one goes out at once, and the last one has the terminal event. Whoever
-    stops in between closes the sink, by :meth:`close` or by closing the iterator.
+    stops in between closes the sink, by :meth:`close` or by closing the iterator. After a fork, a
+    child that iterates a sink of its parent's gets a :class:`StateError`.
 
     Args:
         maxsize: The most events that wait, as for :class:`QueueSink`.

@@ -52,6 +52,19 @@ def test_whoever_leaves_by_an_error_is_not_told():
     assert told == []
 
 
+def test_the_same_function_may_listen_twice_and_leave_once():
+    told, cancellation = [], Cancellation()
+
+    def tell() -> None:
+        told.append(1)
+
+    with cancellation.calling(tell):
+        with cancellation.calling(tell):
+            pass
+        cancellation.cancel()
+    assert told == [1]
+
+
 def test_one_that_fails_keeps_nobody_from_being_told(caplog):
     told, cancellation = [], Cancellation()
 

@@ -315,6 +315,40 @@ def test_a_fork_in_the_middle_of_a_stream_disturbs_nobody(model: ModelServer) ->
         check(finish(process))
 
 
+def test_a_child_does_not_wait_for_a_stream_of_its_parent(model: ModelServer) -> None:
+    """And its runs are its own: one of the same id is not under way there."""
+    model.then(Say("Hello, world!", gate="held"), Say("Hello from below!"))
+    with starting(
+        """
+        from reasoning_sdk import StateError
+        loop = make()
+        stream = loop.stream(GO, request_id="r")
+        next(stream.text_deltas())
+        pid = os.fork()
+        if not pid:
+            signal.alarm(10)
+            try:
+                stream.until_done()
+            except StateError as exc:
+                say("told:", exc)
+            assert loop.run(GO, request_id="r")["status"] == "completed"
+            assert loop.stats.running == 0
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+        assert loop.stats.running == 1
+        say("forked")
+        assert stream.until_done()["status"] == "completed"
+        assert stream.text == "Hello, world!"
+        ends()
+        """,
+        model,
+    ) as process:
+        wait_for_line(process, "told: the response is carried out by the process that was forked")
+        wait_for_line(process, "forked")
+        model.open("held")
+        check(finish(process))
+
+
 def test_a_tool_may_fork() -> None:
     with ModelServer(answering) as shared:
         done = run(

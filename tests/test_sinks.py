@@ -3,14 +3,18 @@
 import gc
 import http.client
 import logging
+import os
 import queue
 import socket
 import socketserver
 import struct
+import subprocess
+import sys
 import threading
 import wsgiref.simple_server
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import django.conf
@@ -37,6 +41,7 @@ from reasoning_sdk.typing import EventSink
 from tests.support.scripted import ScriptedServer, json_answer
 from tests.support.threads import InThread
 
+ROOT = Path(__file__).resolve().parents[1]
 Kind = LoopEventKind
 DELTA, PART = Kind.OUTPUT_TEXT_DELTA, Kind.CONTENT_PART_ADDED
 
@@ -513,6 +518,55 @@ def test_a_keep_alive_that_cannot_work_is_refused(keep_alive):
 
 WSGIApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 EVENT_STREAM = "text/event-stream"
+
+
+FORK = """
+import os, threading
+import pytest
+from reasoning_sdk import StateError
+from reasoning_sdk.events import LoopEvent, LoopEventKind
+from reasoning_sdk.sinks import QueueSink, SSESink
+
+event = LoopEvent(0, LoopEventKind.COMPLETED, {})
+told = []
+unused, used, body = QueueSink(), QueueSink(), SSESink(on_close=lambda: told.append(1))
+used.emit(event)
+iterator = iter(body)
+assert next(iterator)
+locks = [sink._lock for sink in (used, body)]
+taken, go_on = threading.Event(), threading.Event()
+def hold():
+    with locks[0], locks[1]:
+        taken.set()
+        go_on.wait()
+threading.Thread(target=hold, daemon=True).start()
+taken.wait()
+child = os.fork()
+if child == 0:
+    for use in (lambda: used.emit(event), used.get, lambda: next(iter(used)),
+                lambda: next(iterator), lambda: next(iter(body))):
+        with pytest.raises(StateError, match="another process"):
+            use()
+    used.close()
+    body.close()
+    assert not told
+    unused.emit(event)
+    assert list(unused) == [event]
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+go_on.set()
+assert list(used) == [event]
+body.close()
+assert told
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_child_cannot_use_the_sinks_that_its_parent_uses():
+    done = subprocess.run(
+        [sys.executable, "-c", FORK], cwd=ROOT, capture_output=True, text=True, timeout=30
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def plain_app(sink: SSESink) -> WSGIApp:

@@ -209,7 +209,7 @@ def _is_cut_status_line(error: BaseException) -> bool:
     """Whether what cannot be read is the beginning of a status line, and no more of it came."""
     if not isinstance(error, http.client.BadStatusLine):
         return False
-    line: str = error.line
+    line = str(error)
     return bool(_STATUS_LINE.fullmatch(line + _SOME_STATUS_LINE[len(line) :]))
 
 

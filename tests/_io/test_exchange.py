@@ -19,7 +19,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reasoning_sdk._io.exchange import Exchange, Session, Stack, _split_chunks, ask, can_ask
-from tests.support.scripted import Connection, ScriptedServer, answer, raw, redirect, reset, sse
+from tests.support.scripted import (
+    Connection,
+    ScriptedServer,
+    answer,
+    no_content,
+    raw,
+    redirect,
+    reset,
+    sse,
+)
 from tests.support.threads import InThread
 
 FUTURE = hasattr(urllib3, "AsyncPoolManager")
@@ -303,6 +312,40 @@ def test_a_connection_that_another_exchange_uses_is_not_cut(scripted: Scripted) 
         first.abort()
         assert read_all(response) == b"second"
     assert server.accepted == 1
+
+
+def test_a_whole_body_lets_go_of_the_socket_before_the_connection_is_put_back(
+    scripted: Scripted,
+) -> None:
+    server = scripted([sse([b"x"], framing="chunked"), sse([b"x"], framing="length"), no_content()])
+    with Session() as session:
+        pool = pool_to(session, server.url())
+        put_back, sockets = pool._put_conn, []
+
+        def put(connection: Any) -> None:
+            sockets.append(exchange._socket)
+            put_back(connection)
+
+        pool._put_conn = put
+        for _ in range(3):
+            exchange = Exchange(None)
+            with exchange.current():
+                read_all(session.get(server.url(), stream=True))
+    assert sockets == [None] * 3
+    assert server.accepted == 1
+
+
+def test_a_connection_whose_socket_was_closed_is_replaced(scripted: Scripted) -> None:
+    server = scripted(answer(200, b"x"), repeat_last=True)
+    with Session() as session:
+        exchange = Exchange(None)
+        with exchange.current():
+            answered = session.get(server.url(), stream=True)
+            sock = exchange._socket
+            assert answered.content == b"x"
+            sock.close()
+            assert session.get(server.url()).content == b"x"
+    assert server.accepted == 2
 
 
 def test_it_bounds_an_answer_whose_connection_is_not_one_of_ours(scripted: Scripted) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import requests
 import urllib3
+from urllib3.util.response import is_fp_closed
 
 import reasoning_sdk as r
 from reasoning_sdk._io.clock import Clock
@@ -565,6 +566,26 @@ def test_what_is_not_http(scripted: Scripted, http: HTTPTransport, wire: bytes) 
     with pytest.raises((r.ProtocolError, r.ConnectionLostError)):
         http.request("GET", server.url())
     server.wait_no_connections()
+
+
+STATUS_LINE = b"HTTP/1.1 200"
+
+
+@pytest.mark.parametrize("size", range(len(STATUS_LINE) + 1))
+def test_an_answer_that_is_cut_in_its_first_bytes_is_asked_for_again(
+    scripted: Scripted, http: HTTPTransport, size: int
+) -> None:
+    server = scripted([raw(STATUS_LINE[:size]), OK])
+    assert http.request("POST", server.url()).json() == {"ok": True}
+
+
+@pytest.mark.parametrize("wire", [b"SSH-2.0", b"HTTP/1.1 0", b"HTTP/1.1 2\r\n", b"HTTP/1.1 2x"])
+def test_what_is_no_beginning_of_an_answer_is_not_asked_for_again(
+    scripted: Scripted, http: HTTPTransport, wire: bytes
+) -> None:
+    server = scripted(raw(wire))
+    with pytest.raises(r.ProtocolError):
+        http.request("GET", server.url())
 
 
 @pytest.mark.parametrize("framing", ["chunked", "close", "length"])
@@ -1181,6 +1202,49 @@ def test_an_interruption_frees_the_connection(
     with pytest.raises(KeyboardInterrupt):
         stream.read()
     server.wait_no_connections()
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["our session", "the user's session"])
+@pytest.mark.parametrize("framing", ["chunked", "length"])
+def test_an_interruption_when_the_answer_is_whole_leaves_its_connection_alone(
+    scripted: Scripted,
+    make: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    framing: Any,
+    own: bool,
+) -> None:
+    server = scripted(sse([b"data: x\n\n"], framing=framing), repeat_last=True)
+    read1 = urllib3.HTTPResponse.read1
+
+    def interrupted(raw: Any, *args: Any, **kwargs: Any) -> bytes:
+        data = read1(raw, *args, **kwargs)
+        if is_fp_closed(raw._fp):
+            raise KeyboardInterrupt
+        return data
+
+    with requests.Session() as session:
+        http = make(retry=ONCE, session=None if own else session)
+        stream = http.stream("GET", server.url())
+        with monkeypatch.context() as patch:
+            patch.setattr(urllib3.HTTPResponse, "read1", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                b"".join(stream)
+        assert b"".join(http.stream("GET", server.url())) == b"data: x\n\n"
+    assert server.accepted == 1
+
+
+def test_a_signal_handler_may_close_the_transport_that_it_interrupts_closing(make: Make) -> None:
+    http, closes = make(), 0
+
+    def close_again(frame: Any, *_: Any) -> None:
+        nonlocal closes
+        closes += 1
+        http.close()
+
+    closing = InThread(lambda: (sys.setprofile(close_again), http.close()))
+    assert closing.raises(5.0) is None
+    assert closes
+    assert http.closed
 
 
 def test_a_transport_that_is_closed_while_an_answer_begins_gives_no_stream(

@@ -1,12 +1,14 @@
 """The blocking reader: one thread at a time, closed from any."""
 
+import sys
 import threading
 from collections.abc import Callable, Sequence
 
 import pytest
 
 from reasoning_sdk import ConcurrencyError, ConnectError, ReasoningError
-from reasoning_sdk._io.reader import BlockingReader
+from reasoning_sdk._io.reader import BlockingReader, Closing
+from tests.support.threads import InThread
 
 pytestmark = pytest.mark.http
 
@@ -18,7 +20,7 @@ class Reader(BlockingReader[int]):
         super().__init__()
         self.batches = list(batches)
         self.freed = 0
-        self.woken = threading.Event()
+        self.woken = Closing()
 
     def __next__(self) -> int:
         while True:
@@ -144,3 +146,28 @@ def test_a_subclass_may_say_more_in_an_error() -> None:
     with pytest.raises(ConnectError) as caught:
         next(Telling(fail(ConnectError("refused"))))
     assert caught.value.text == "what had arrived"
+
+
+def test_a_signal_handler_may_close_what_it_interrupts_closing() -> None:
+    """As if a signal came at every call and return of the first close."""
+    reader, closes = Reader(), 0
+
+    def close_again(*_: object) -> None:
+        nonlocal closes
+        closes += 1
+        reader.close()
+
+    closing = InThread(lambda: (sys.setprofile(close_again), reader.close()))
+    assert closing.raises(5.0) is None
+    assert closes
+    assert list(reader) == []
+
+
+def test_all_who_wait_for_a_close_are_told_of_it() -> None:
+    closing = Closing()
+    threads = [InThread(lambda: closing.wait(10.0)) for _ in range(3)]
+    assert not closing.wait(0.0)
+    closing.set()
+    assert [thread.ends() for thread in threads] == [True] * 3
+    assert closing.is_set()
+    assert closing.wait()

@@ -214,6 +214,36 @@ class StoreContract:
         with pytest.raises(ConfigurationError):
             again.create_response("r", {**REQUEST, "input": "other"})
 
+    def test_a_request_and_its_response_have_one_id_in_two_forms(self, store):
+        store.create_response("resp_abc", REQUEST)
+        store.create_response("abc", REQUEST)
+        payload = {"name": "x", "args": {}, "call_id": "c"}
+        descriptor = StepDescriptor(StepKind.TOOL_CALL, payload)
+        first = store.record_step("abc", None, None, descriptor)
+        second = store.record_step("resp_abc", None, first.id, descriptor)
+        store.append_events("resp_abc", [event(0)])
+        again = self.reopened(store)
+        for id in ("abc", "resp_abc"):
+            assert [step.id for step in again.list_chain(id, None)] == [first.id, second.id]
+            assert list(again.events_after(id, None)) == [event(0)]
+            assert again.assemble_response(id)["id"] == "resp_abc"
+        assert (first.sequence, second.sequence) == (1, 2)
+
+    def test_a_request_given_again_is_under_way_again(self, store):
+        store.create_response("r", REQUEST)
+        store.end_response("r", "cancelled", {"type": "canceled", "message": ""})
+        store.create_response("resp_r", REQUEST)
+        response = self.reopened(store).assemble_response("r")
+        assert (response["status"], response["error"]) == ("in_progress", None)
+
+    def test_a_request_given_again_after_a_good_end_has_ended(self, store):
+        store.create_response("r", REQUEST)
+        self.answered(store, chat("Hello"))
+        store.end_response("r", "completed", None)
+        before = store.assemble_response("r")
+        store.create_response("r", REQUEST)
+        assert self.reopened(store).assemble_response("r") == before
+
     def test_a_bad_request_is_not_kept(self, store):
         with pytest.raises(ConfigurationError, match=r"request\.model"):
             store.create_response("r", {"input": "hi"})
@@ -242,6 +272,15 @@ class StoreContract:
         assert list(again.events_after("r", None)) == events
         for k in (-1, 0, 1, 3, 5, 6, 1_000_006, 9_999_999):
             assert list(again.events_after("r", k)) == [e for e in events if e.sequence > k]
+
+    def test_events_that_are_given_again_are_kept_once(self, store):
+        """As by who cannot know whether they were kept: its commit was interrupted."""
+        store.create_response("r", REQUEST)
+        events = [event(n) for n in (0, 1, 5, 6)]
+        store.append_events("r", events[:3])
+        store.append_events("r", events[:3])
+        store.append_events("r", events[2:])
+        assert list(self.reopened(store).events_after("r", None)) == events
 
     def test_events_of_two_responses_do_not_mix(self, store):
         for id in ("r", "s"):

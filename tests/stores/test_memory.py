@@ -41,6 +41,34 @@ def test_what_has_not_ended_is_not_forgotten():
     assert repr(store) == "<MemoryStore responses=3 open=3>"
 
 
+def test_what_ended_first_is_forgotten_first():
+    """Whenever it began."""
+    store = MemoryStore(max_responses=2)
+    for id in ("a", "b"):
+        store.create_response(id, REQUEST)
+    for id in ("b", "a"):
+        store.end_response(id, "failed", None)
+    ended(store, "c")
+    with pytest.raises(RecordNotFoundError):
+        store.assemble_response("b")
+    assert store.assemble_response("a")["status"] == "failed"
+
+
+@pytest.mark.parametrize("status", ["failed", "cancelled"])
+def test_what_is_gone_on_with_is_not_forgotten(status):
+    store = MemoryStore(max_responses=1)
+    store.create_response("a", REQUEST)
+    store.end_response("a", status, None)
+    store.create_response("a", REQUEST)
+    ended(store, "b", "c")
+    assert store.assemble_response("a")["status"] == "in_progress"
+    with pytest.raises(RecordNotFoundError):
+        store.assemble_response("b")
+    store.end_response("a", status, None)
+    with pytest.raises(RecordNotFoundError):
+        store.assemble_response("c")
+
+
 def test_no_limit_is_no_limit():
     store = MemoryStore(max_responses=None)
     ended(store, *map(str, range(20)))
