@@ -16,6 +16,7 @@ the deadline holds per receive only, and nothing is asked like that.
 import http.client
 import io
 import os
+import queue
 import socket
 import struct
 import threading
@@ -367,11 +368,48 @@ class _HTTPSConnection(_Connection, HTTPSConnection):
     response_class = _Response
 
 
-class _HTTPConnectionPool(HTTPConnectionPool):
+class _Idle:
+    """The connections of a pool that nobody uses, the last one first; it never blocks.
+
+    It has no lock, as a queue does: a signal handler may close the pool that it interrupts.
+    """
+
+    def __init__(self, maxsize: int) -> None:
+        self._maxsize = maxsize
+        self._connections: deque[Any] = deque()
+
+    def qsize(self) -> int:
+        return len(self._connections)
+
+    def put(self, connection: Any, block: bool = True) -> None:
+        if len(self._connections) >= self._maxsize:
+            raise queue.Full
+        self._connections.append(connection)
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        try:
+            return self._connections.pop()
+        except IndexError:
+            raise queue.Empty from None
+
+
+class _Pool:
+    """What our pools do beside urllib3's: be closed at any moment."""
+
+    QueueCls: Any = _Idle
+    pool: Any
+
+    def _put_conn(self, conn: Any) -> None:
+        super()._put_conn(conn)  # type: ignore[misc]
+        if self.pool is None and conn is not None:  # perhaps since it was put there
+            conn.close()
+
+
+class _HTTPConnectionPool(_Pool, HTTPConnectionPool):
     ConnectionCls = _HTTPConnection
 
 
-class _HTTPSConnectionPool(HTTPSConnectionPool):
+class _HTTPSConnectionPool(_Pool, HTTPSConnectionPool):
     ConnectionCls = _HTTPSConnection
 
 

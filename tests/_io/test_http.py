@@ -1247,6 +1247,30 @@ def test_a_signal_handler_may_close_the_transport_that_it_interrupts_closing(mak
     assert http.closed
 
 
+@pytest.mark.skipif(FUTURE, reason="urllib3-future has pools of another kind")
+@pytest.mark.parametrize("moment", range(8))
+def test_a_signal_handler_may_close_the_transport_as_a_connection_is_put_back(
+    scripted: Scripted, make: Make, moment: int
+) -> None:
+    server = scripted(OK, repeat_last=True)
+    http, moments = make(), 0
+
+    def close(frame: Any, *_: Any) -> None:
+        """As if a signal came at one of the calls and returns that this takes."""
+        nonlocal moments
+        callers = (frame.f_back, frame.f_back and frame.f_back.f_back)
+        if any(each is not None and each.f_code.co_name == "_put_conn" for each in callers):
+            if moments == moment:
+                http.close()
+            moments += 1
+
+    closing = InThread(lambda: (sys.setprofile(close), http.request("GET", server.url())))
+    assert isinstance(closing.raises(5.0), (r.StateError, type(None)))
+    assert moments
+    http.close()
+    server.wait_no_connections()
+
+
 def test_a_transport_that_is_closed_while_an_answer_begins_gives_no_stream(
     scripted: Scripted, make: Make
 ) -> None:
