@@ -5,7 +5,7 @@ from typing import Any
 
 from reasoning_sdk.errors import ConfigurationError
 
-__all__ = ["check_count", "check_kind", "check_seconds", "shown"]
+__all__ = ["check_count", "check_kind", "check_methods", "check_seconds", "has_methods", "shown"]
 
 _MAX_BITS = 2048
 
@@ -19,6 +19,29 @@ def check_kind(name: str, value: Any, kinds: tuple[type, ...], kind: str) -> Non
     # A class that has the methods of a protocol counts as one of its instances.
     if isinstance(value, type) or not isinstance(value, kinds):
         raise ConfigurationError(f"{name} must be {kind}, got {_kind_of(value)}")
+
+
+def has_methods(value: Any, *methods: str) -> bool:
+    """Whether something, which is no class, can be called by all these names.
+
+    A protocol at run time asks the same, but not of what finds its methods when it is asked for
+    them, as a wrapper does.
+    """
+    if isinstance(value, type):
+        return False
+    return all(callable(getattr(value, method, None)) for method in methods)
+
+
+def check_methods(name: str, value: Any, methods: tuple[str, ...], kind: str) -> None:
+    """Let an argument pass that has these methods.
+
+    Raises:
+        ConfigurationError: It has not; the message tells its type, and what it lacks.
+    """
+    if not has_methods(value, *methods):
+        lacks = [method for method in methods if not has_methods(value, method)]
+        said = f" without {', '.join(lacks)}" if len(lacks) < len(methods) else ""
+        raise ConfigurationError(f"{name} must be {kind}, got {_kind_of(value)}{said}")
 
 
 def _kind_of(value: Any) -> str:

@@ -22,13 +22,13 @@ from rich.segment import SegmentLines
 from rich.text import Text
 from rich.tree import Tree
 
+from reasoning_sdk.arguments import has_methods
 from reasoning_sdk.cli_output import tell, visible
 from reasoning_sdk.encoding import parse_json
 from reasoning_sdk.errors import ConfigurationError, LoopFailedError, ResponseIncompleteError
 from reasoning_sdk.events import LoopEvent, LoopEventKind
 from reasoning_sdk.loop import LoopStream
 from reasoning_sdk.steps import StepState
-from reasoning_sdk.typing import ToolExecutor
 
 __all__ = [
     "LiveTree",
@@ -89,7 +89,7 @@ def _tools_named(name: str) -> list[Any]:
 def _check_tool(name: str, tool: Any) -> None:
     if isinstance(tool, type):
         said = f"the class {tool.__name__}"
-    elif callable(tool) or isinstance(tool, ToolExecutor):
+    elif callable(tool) or has_methods(tool, "tools", "execute"):
         return
     else:
         said = f"a {type(tool).__name__}"

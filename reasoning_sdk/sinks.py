@@ -5,12 +5,12 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum
 from typing import Any, Protocol, runtime_checkable
 
 from reasoning_sdk._io.thread import Signal
-from reasoning_sdk.arguments import check_count, check_kind, check_seconds, shown
+from reasoning_sdk.arguments import check_count, check_kind, check_methods, check_seconds, shown
 from reasoning_sdk.errors import (
     ConfigurationError,
     EventSinkError,
@@ -106,7 +106,7 @@ class TeeSink:
     """Gives each event to several sinks, one after the other. As safe as they are.
 
     Args:
-        sinks: Each gets every event, whatever the others do.
+        sinks: Each gets every event, whatever the others do. They may be given as one list, too.
 
     Raises:
         ConfigurationError: One of them is no sink.
@@ -115,10 +115,12 @@ class TeeSink:
         >>> sink = TeeSink(RecordingSink(), CallbackSink(print))
     """
 
-    def __init__(self, *sinks: EventSink) -> None:
-        for place, sink in enumerate(sinks):
-            check_kind(f"sinks[{place}]", sink, (EventSink,), "an EventSink")
-        self._sinks = sinks
+    def __init__(self, *sinks: EventSink | Sequence[EventSink]) -> None:
+        self._sinks: list[EventSink] = []
+        for given in sinks:
+            self._sinks.extend(given if isinstance(given, Sequence) else [given])
+        for place, sink in enumerate(self._sinks):
+            check_methods(f"sinks[{place}]", sink, ("emit",), "an EventSink")
 
     def __repr__(self) -> str:
         return f"<TeeSink {' '.join(map(repr, self._sinks))}>"

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from reasoning_sdk import ConfigurationError, EventSink, RecordingSink
-from reasoning_sdk.arguments import check_count, check_kind
+from reasoning_sdk.arguments import check_count, check_kind, check_methods
 
 
 class Event:
@@ -47,3 +47,32 @@ def test_a_count_may_be_zero_where_that_is_allowed(value: Any) -> None:
         check_count("depth", value, or_zero=True)
     assert str(caught.value) == f"depth must be an int >= 0, got {value!r}"
     check_count("depth", 0, or_zero=True)
+
+
+class Wrapper:
+    """Finds its methods when it is asked for them."""
+
+    def __init__(self, inner: object) -> None:
+        self._inner = inner
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._inner, name)
+
+
+def test_what_finds_its_methods_when_asked_for_them_has_them():
+    check_methods("x", Wrapper("text"), ("upper", "lower"), "a text")
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (str, "the class str"),
+        (b"", "a bytes without format"),
+        (None, "a NoneType"),
+        (5, "an int"),
+    ],
+)
+def test_what_lacks_a_method_is_refused_with_what_it_lacks(value, said):
+    with pytest.raises(ConfigurationError) as raised:
+        check_methods("x", value, ("upper", "format"), "a text")
+    assert str(raised.value) == f"x must be a text, got {said}"

@@ -273,8 +273,8 @@ def test_bad_arguments_of_a_run_are_named(model_server, options, message):
     [
         ({"tools": 1}, "tools must be"),
         ({"tools": "add"}, "tools must be"),
-        ({"store": 1}, "store must have"),
-        ({"store": ScriptedStore({})}, "run_response_loop takes a store"),
+        ({"store": 1}, "store must be a ResponseStore, got an int"),
+        ({"store": ScriptedStore({})}, "got a ScriptedStore without create_response"),
         ({"config": {}}, "config must be"),
         ({"session": 1}, "session must be"),
     ],

@@ -771,3 +771,9 @@ def test_a_viewer_is_told_nothing_of_a_response_without_an_id():
         with pytest.raises(r.EventSinkError, match="no event has told the id of the response"):
             sink.emit(event(DELTA, 1))
     assert repr(sink) == "<ViewerSink - dropped=1>"
+
+
+def test_a_tee_takes_its_sinks_one_by_one_or_as_a_list():
+    sinks = [RecordingSink() for _ in range(3)]
+    TeeSink(sinks[:2], sinks[2]).emit(CREATED)
+    assert [len(sink) for sink in sinks] == [1, 1, 1]

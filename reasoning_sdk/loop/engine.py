@@ -15,6 +15,7 @@ from reasoning_sdk._core.narrator import Narrator
 from reasoning_sdk._core.turn import item_id, turn_of
 from reasoning_sdk._io.model import ModelCaller
 from reasoning_sdk._io.workers import Workers
+from reasoning_sdk.arguments import has_methods
 from reasoning_sdk.cancellation import Cancellation
 from reasoning_sdk.encoding import encode_json, parse_json
 from reasoning_sdk.errors import (
@@ -49,7 +50,7 @@ from reasoning_sdk.steps import (
     ToolKind,
     ToolSchema,
 )
-from reasoning_sdk.typing import MultiStepStore, ResponseStore, ToolExecutor
+from reasoning_sdk.typing import MultiStepStore, ToolExecutor
 
 __all__ = ["LoopCounts", "ResponseRun", "response_id_of", "tools_of"]
 
@@ -128,7 +129,7 @@ class ResponseRun:
     _has_requests: bool = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._has_requests = self.scope is None and isinstance(self.store, ResponseStore)
+        self._has_requests = self.scope is None and has_methods(self.store, "create_response")
 
     def to_its_end(self, depth: int) -> JSON:
         """Carry the response out, on a level.
@@ -382,6 +383,7 @@ class _Scope:
                 run.check_canceled()
                 while waiting and len(calls.running) < run.config.max_parallel_tools:
                     self._begin(waiting[0])
+                    run.check_canceled()
                     self._start(calls, waiting.popleft())
                 ended = calls.next_ended()
                 if self._is_top:

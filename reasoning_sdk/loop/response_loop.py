@@ -15,7 +15,7 @@ from reasoning_sdk._io.http import HTTPTransport
 from reasoning_sdk._io.model import ModelCaller
 from reasoning_sdk._io.workers import Workers
 from reasoning_sdk._version import __version__
-from reasoning_sdk.arguments import check_count, check_kind, shown
+from reasoning_sdk.arguments import check_count, check_kind, check_methods, has_methods, shown
 from reasoning_sdk.cancellation import Cancellation
 from reasoning_sdk.encoding import json_parser
 from reasoning_sdk.errors import ConfigurationError, ReasoningError, StateError
@@ -34,6 +34,17 @@ __all__ = ["LoopStats", "ResponseLoop", "run_response_loop"]
 
 _NONE = type(None)
 _DEFAULT_CONFIG = LoopConfig()
+_EXECUTOR = ("tools", "execute")
+_STORE = (
+    "next_action_for",
+    "record_step",
+    "mark_step_processing",
+    "complete_step",
+    "fail_step",
+    "list_chain",
+    "assemble_response",
+)
+_OF_REQUESTS = ("create_response", "end_response", "append_events", "events_after")
 _NO_TOOLS = NoTools()
 
 
@@ -85,13 +96,14 @@ def run_response_loop(
         StoreError: The store has failed.
         ConfigurationError: An argument cannot work.
     """
-    check_kind("store", store, (MultiStepStore,), "a MultiStepStore")
-    check_kind("tool_executor", tool_executor, (ToolExecutor,), "a ToolExecutor")
+    check_methods("store", store, _STORE, "a MultiStepStore")
+    check_methods("tool_executor", tool_executor, _EXECUTOR, "a ToolExecutor")
     check_kind("ctx", ctx, (RequestContext,), "a RequestContext")
     check_kind("upstream", upstream, (UpstreamTarget,), "an UpstreamTarget")
     _check_id(request_id)
     check_kind("http", http, (requests.Session, _NONE), "a requests.Session")
-    check_kind("event_sink", event_sink, (_NONE, EventSink), "an EventSink")
+    if event_sink is not None:
+        check_methods("event_sink", event_sink, ("emit",), "an EventSink")
     check_kind("scope_parent", scope_parent, (str, _NONE), "a str")
     check_kind("config", config, (LoopConfig,), "a LoopConfig")
     check_count("depth", depth, or_zero=True)
@@ -206,16 +218,11 @@ class ResponseLoop:
         check_kind("upstream", upstream, (UpstreamTarget,), "an UpstreamTarget")
         check_kind("config", config, (LoopConfig,), "a LoopConfig")
         check_kind("session", session, (requests.Session, _NONE), "a requests.Session")
-        check_kind("store", store, (object,), "a ResponseStore")  # and no class
         self.upstream = upstream
         self.tools = _executor(tools)
         self.store: ResponseStore = MemoryStore() if store is None else store
-        if not isinstance(self.store, ResponseStore):
-            raise ConfigurationError(
-                "store must have create_response, end_response, append_events and events_after "
-                f"beside the methods of a MultiStepStore, got a {type(store).__name__}; "
-                "run_response_loop takes a store that has the latter alone"
-            )
+        # run_response_loop takes a store that knows no requests.
+        check_methods("store", self.store, (*_STORE, *_OF_REQUESTS), "a ResponseStore")
         self.config = config
         self._transport = _transport(upstream, session)
         self._model = _model(self._transport, upstream, config)
@@ -290,7 +297,8 @@ class ResponseLoop:
             StoreError: The store has failed.
             StateError: The loop is closed, or carries this response out already.
         """
-        check_kind("sink", sink, (_NONE, EventSink), "an EventSink")
+        if sink is not None:
+            check_methods("sink", sink, ("emit",), "an EventSink")
         check_kind("cancel", cancel, (Cancellation, _NONE), "a Cancellation")
         job = self._job(request, request_id, sink, extensions)
         with self._claim(job):
@@ -470,7 +478,7 @@ def _executor(tools: Any) -> ToolExecutor:
 
 
 def _is_executor(tool: Any) -> TypeGuard[ToolExecutor]:
-    return isinstance(tool, ToolExecutor) and not isinstance(tool, type)
+    return has_methods(tool, *_EXECUTOR)
 
 
 def _check_id(request_id: Any) -> None:

@@ -4,7 +4,7 @@ import weakref
 from collections.abc import Mapping
 from typing import Any
 
-from reasoning_sdk.arguments import check_kind
+from reasoning_sdk.arguments import check_methods
 from reasoning_sdk.errors import ConfigurationError
 from reasoning_sdk.steps import RequestContext, ToolSchema
 from reasoning_sdk.tools.registry import not_found
@@ -46,7 +46,7 @@ class CombinedTools:
 
     def __init__(self, *executors: ToolExecutor) -> None:
         for executor in executors:
-            check_kind("executor", executor, (ToolExecutor,), "a ToolExecutor")
+            check_methods("executor", executor, ("tools", "execute"), "a ToolExecutor")
         self._executors = executors
         # Contexts cannot be hashed. What is kept for one goes with it.
         self._known: dict[int, tuple[weakref.ref[RequestContext], dict[str, ToolExecutor]]] = {}
