@@ -39,6 +39,7 @@ __all__ = ["Exchange", "Session", "Stack", "ask", "can_ask", "read_uncoded", "un
 _BUFFER_SIZE = 64 * 1024
 _RESET = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)  # linger, for no time
 _MOST_IDLE = 100
+_IS_URLLIB3 = issubclass(HTTPConnection, http.client.HTTPConnection)  # and not urllib3-future
 _BODY_SECONDS = 1.0
 _MOST_ORIGINS = 64
 _ALL_FROM_ENVIRONMENT: tuple[Any, ...] = ({}, True, None, None)
@@ -396,11 +397,11 @@ class _Idle:
 class _Pool:
     """What our pools do beside urllib3's: be closed at any moment."""
 
-    QueueCls: Any = _Idle
+    QueueCls: Any = _Idle if _IS_URLLIB3 else HTTPConnectionPool.QueueCls
     pool: Any
 
-    def _put_conn(self, conn: Any) -> None:
-        super()._put_conn(conn)  # type: ignore[misc]
+    def _put_conn(self, conn: Any, *args: Any, **named: Any) -> None:
+        super()._put_conn(conn, *args, **named)  # type: ignore[misc]
         if self.pool is None and conn is not None:  # perhaps since it was put there
             conn.close()
 
@@ -416,7 +417,7 @@ class _HTTPSConnectionPool(_Pool, HTTPSConnectionPool):
 def can_ask(pool: Any) -> bool:
     """Whether :func:`ask` can use a connection pool."""
     ours = isinstance(pool, (_HTTPConnectionPool, _HTTPSConnectionPool))
-    return ours and issubclass(HTTPConnection, http.client.HTTPConnection)  # not urllib3-future's
+    return ours and _IS_URLLIB3
 
 
 def ask(

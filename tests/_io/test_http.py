@@ -579,6 +579,7 @@ def test_an_answer_that_is_cut_in_its_first_bytes_is_asked_for_again(
     assert http.request("POST", server.url()).json() == {"ok": True}
 
 
+@pytest.mark.skipif(FUTURE, reason="urllib3-future does not tell such answers from lost ones")
 @pytest.mark.parametrize("wire", [b"SSH-2.0", b"HTTP/1.1 0", b"HTTP/1.1 2\r\n", b"HTTP/1.1 2x"])
 def test_what_is_no_beginning_of_an_answer_is_not_asked_for_again(
     scripted: Scripted, http: HTTPTransport, wire: bytes
