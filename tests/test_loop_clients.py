@@ -20,8 +20,6 @@ from tests.support.open_responses import check_response, check_stream
 from tests.support.processes import ServerProcess
 from tests.support.programs import PROGRAMS
 
-pytestmark = pytest.mark.http
-
 DEADLINE = 10.0
 TURNS = [
     Call(("add", {"a": 1, "b": 2}), ("shout", {"text": "grüße"}), text="Let me see."),

@@ -20,8 +20,6 @@ from tests.support.model_server import Call, Hang, ModelServer, Say
 from tests.support.programs import DEADLINE, Ended, Process, finish, started, wait_for_line
 from tests.support.signals import interrupt
 
-pytestmark = pytest.mark.http
-
 #: With urllib3-future, sockets of a session that nobody closes are left to the garbage collector.
 WARNINGS = "ignore" if hasattr(urllib3, "AsyncPoolManager") else "default"
 
