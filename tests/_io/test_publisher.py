@@ -915,8 +915,9 @@ def test_threads_with_nothing_to_do_end_and_the_next_event_begins_another(
 ) -> None:
     server = scripted([OK, OK])
     it = make(server)
-    for worker in it.publisher._workers:
-        worker.thread.linger = 0.01
+    clerk = it.publisher._clerk._thread
+    for thread in [clerk, *(worker.thread for worker in it.publisher._workers)]:
+        thread.linger = 0.01
     it.put("a1")
     assert it.flush()
     wait_until(lambda: our_threads() == [])
