@@ -395,11 +395,11 @@ def test_an_error_inside_a_success_does_not_show_the_key(scripted, call, api, st
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_an_answer_that_is_nested_too_deeply_cannot_be_read(scripted, call, stream):
-    deep = b'{"a":' * 800 + b"1" + b"}" * 800
+    deep = b'{"a":' * 100_000 + b"1" + b"}" * 100_000
     chunk = b'data: {"choices":[{"index":0,"delta":' + deep + b"}]}\n\n"
     whole = answer(200, deep, content_type="application/json")
     server = scripted([sse([chunk, DONE]) if stream else whole])
-    with pytest.raises(r.ProtocolError, match="nested too deeply"):
+    with pytest.raises(r.ProtocolError, match="nested too deeply|is broken|is not JSON"):
         call(server.base_url, stream=stream)
 
 
