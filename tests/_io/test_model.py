@@ -399,7 +399,7 @@ def test_an_answer_that_is_nested_too_deeply_cannot_be_read(scripted, call, stre
     chunk = b'data: {"choices":[{"index":0,"delta":' + deep + b"}]}\n\n"
     whole = answer(200, deep, content_type="application/json")
     server = scripted([sse([chunk, DONE]) if stream else whole])
-    with pytest.raises(r.ProtocolError, match="nested too deeply|is broken|is not JSON"):
+    with pytest.raises(r.ProtocolError, match=r"nested too deeply|is broken|is not JSON"):
         call(server.base_url, stream=stream)
 
 
