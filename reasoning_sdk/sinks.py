@@ -413,6 +413,13 @@ class SSESink(_BufferedSink):
         if self._close(discard=True) and self._on_close is not None:
             self._on_close()
 
+    def end(self) -> None:
+        """Take no more events: the body ends behind those that wait. Safe to call from any thread.
+
+        For a run that has ended without a terminal event. After one, it changes nothing.
+        """
+        self._close(discard=False)
+
     def _chunk(self, timeout: float | None) -> bytes:
         """What there is to send after so many seconds at the most; nothing in the end."""
         try:

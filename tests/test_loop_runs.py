@@ -31,7 +31,7 @@ from reasoning_sdk import (
     StorageError,
 )
 from reasoning_sdk._io.workers import Workers
-from reasoning_sdk.loop import calls, response_loop
+from reasoning_sdk.loop import calls, response_loop, stream
 from reasoning_sdk.loop.events import ResponseEvents
 from tests.support.loops import (
     APIS,
@@ -710,3 +710,70 @@ def test_a_loop_goes_on_after_a_run_could_not_be_made(model_server, monkeypatch)
                 loop.run(REQUEST)
         assert loop.run(REQUEST)["status"] == "completed"
         assert (loop.stats.failed, loop.stats.completed) == (1, 1)
+
+
+# -- readers that are slow, and runs that end untold ---------------------------------------------
+
+
+@pytest.fixture
+def held_up(model_server, monkeypatch):
+    """A stream that nobody has read, whose run waits for room."""
+    monkeypatch.setattr(stream, "_MOST_WAITING", 5)
+    model = model_server([Say("a long answer in many pieces", pieces=20)])
+    with looping(model) as loop:
+        reading = loop.stream(REQUEST)
+        wait_until(lambda: len(reading._queue._events) == 5)
+        yield loop, reading
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    pause = threading.Event()
+    for _ in range(2000):
+        if condition():
+            return
+        pause.wait(0.002)
+    pytest.fail("it did not come to that")
+
+
+def test_a_slow_reader_holds_up_the_run_and_gets_everything(held_up):
+    loop, reading = held_up
+    threading.Event().wait(A_MOMENT)
+    assert (len(reading._queue._events), loop.stats.running) == (5, 1)
+    assert "".join(reading.text_deltas()) == "a long answer in many pieces"
+    assert reading.response["status"] == "completed"
+
+
+def test_a_run_that_is_held_up_ends_when_its_stream_is_closed(held_up):
+    loop, reading = held_up
+    reading.close()
+    wait_until(lambda: loop.stats.running == 0)
+    assert list(reading) == []
+
+
+def test_a_run_that_is_held_up_ends_when_its_stream_is_forgotten(model_server, monkeypatch):
+    monkeypatch.setattr(stream, "_MOST_WAITING", 5)
+    with looping(model_server([Say("a long answer", pieces=10)])) as loop:
+        reading = loop.stream(REQUEST)
+        events = reading._queue._events
+        wait_until(lambda: len(events) == 5)
+        del reading
+        wait_until(lambda: loop.stats.running == 0)
+
+
+def test_a_run_that_is_held_up_ends_when_the_loop_is_closed(held_up):
+    loop, reading = held_up
+    loop.close()
+    wait_until(lambda: loop.stats.running == 0)
+    with pytest.raises(LoopCanceledError):
+        reading.until_done()
+
+
+def test_a_body_ends_also_when_its_run_could_not_begin(model_server, monkeypatch):
+    def no_memory(**_: Any) -> None:
+        raise MemoryError
+
+    with looping(model_server()) as loop:
+        monkeypatch.setattr(response_loop, "ResponseRun", no_memory)
+        body = loop.sse(REQUEST, keep_alive=None)
+        reading = InThread(lambda: b"".join(body))
+        assert reading.ends(5) in (b"", b": keep-alive\n")

@@ -85,12 +85,11 @@ class Narrator:
 
     Args:
         tell: Takes the events.
-        next_index: The place in the output of the next item.
     """
 
-    def __init__(self, tell: Tell, next_index: int = 0) -> None:
+    def __init__(self, tell: Tell) -> None:
         self._tell = tell
-        self._next_index = next_index
+        self._next_index = 0  # the place in the output of the next item
         self._open: dict[str, _OpenItem] = {}  # what a model is saying
         self._running: dict[str, int] = {}  # the places of the outputs of tools
 

@@ -310,6 +310,7 @@ class ResponseLoop:
         request_id: str | None,
         sink: EventSink | None,
         extensions: Mapping[str, Any] | None,
+        cancellation: Cancellation | None = None,
     ) -> "_Job":
         """A request that can be carried out."""
         request_id = uuid.uuid4().hex if request_id is None else request_id
@@ -319,7 +320,8 @@ class ResponseLoop:
         if sink is not None:
             checked.setdefault("stream", True)
         ctx = RequestContext(model=checked["model"], extensions=dict(extensions or {}))
-        return _Job(request_id, checked, ctx, tools_of(self.tools, ctx), sink)
+        tools = tools_of(self.tools, ctx)
+        return _Job(request_id, checked, ctx, tools, sink, cancellation or Cancellation())
 
     @contextmanager
     def _claim(self, job: "_Job") -> Iterator[None]:
@@ -379,10 +381,11 @@ class ResponseLoop:
 
         Arguments and errors as for :meth:`run`, which does the work on another thread.
         """
-        queue, cancel = EventQueue(), Cancellation()
-        job = self._job(request, request_id, queue, extensions)
-        self._start(job, cancel, queue.end)
-        return LoopStream(queue, job.response_id, cancel)
+        own = Cancellation()
+        queue = EventQueue(own)
+        job = self._job(request, request_id, queue, extensions, own)
+        self._start(job, own, queue.end)
+        return LoopStream(queue, job.response_id, own)
 
     def sse(
         self,
@@ -414,7 +417,7 @@ class ResponseLoop:
                 sink.emit(event)
 
         job = self._job(request, request_id, CallbackSink(emit), extensions)
-        self._start(job, cancel, lambda error: None)  # its last event tells of it
+        self._start(job, cancel, lambda error: sink.end())  # its last event tells of an error
         return sink
 
     def _start(
@@ -450,7 +453,7 @@ class _Job:
     ctx: RequestContext
     tools: Mapping[str, ToolSchema]
     sink: EventSink | None
-    cancellation: Cancellation = attrs.field(factory=Cancellation)
+    cancellation: Cancellation
 
     @property
     def response_id(self) -> str:

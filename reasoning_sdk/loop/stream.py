@@ -16,15 +16,17 @@ from reasoning_sdk.events import LoopEvent, ResponseEvent
 
 __all__ = ["EventQueue", "LoopStream"]
 
+_MOST_WAITING = 10_000
+
 
 class LoopStream(BlockingReader[LoopEvent]):
     """A response that is being carried out: an iterator over its events.
 
     Made by :meth:`ResponseLoop.stream`. Iterate it, one thread at a time; the rest is safe to use
     from any thread. Iteration ends after the event that ends the response, or quietly after
-    :meth:`close`, which cancels the response; so does forgetting the stream. When the response
-    does not complete, the iterator raises the error of :meth:`ResponseLoop.run`, after the event
-    that says so.
+    :meth:`close`, which cancels the response; so does forgetting the stream. While 10,000 events
+    wait to be read, the response waits, too. When it does not complete, the iterator raises the
+    error of :meth:`ResponseLoop.run`, after the event that says so.
     """
 
     def __init__(self, queue: "EventQueue", response_id: str, cancellation: Cancellation) -> None:
@@ -127,17 +129,28 @@ class LoopStream(BlockingReader[LoopEvent]):
 
 
 class EventQueue:
-    """Hands events from the thread that runs a response to the one that reads it."""
+    """Hands events from the thread that runs a response to the one that reads it.
 
-    def __init__(self) -> None:
+    Who reads slowly holds up the run, as over a socket, and nothing is dropped.
+
+    Args:
+        cancellation: That of the run: then nobody waits for room.
+    """
+
+    def __init__(self, cancellation: Cancellation) -> None:
         self._events: deque[LoopEvent] = deque()
-        self._signal = Signal()
+        self._cancellation = cancellation
+        self._signal, self._room = Signal(), Signal()
         self._ended = False
         self._error: BaseException | None = None
         self._pid = os.getpid()
 
     def emit(self, event: LoopEvent) -> None:
-        """Hand an event over."""
+        """Hand an event over, when there is room for it."""
+        if len(self._events) >= _MOST_WAITING:
+            with self._cancellation.calling(self._room.give):
+                while len(self._events) >= _MOST_WAITING and not self._cancellation.canceled:
+                    self._room.take(None)
         self._events.append(event)
         self._signal.give()
 
@@ -166,6 +179,7 @@ class EventQueue:
         events = []
         while self._events:
             events.append(self._events.popleft())
+        self._room.give()
         if not events and self._ended:
             if self._error is not None:
                 raise self._error

@@ -18,9 +18,9 @@ Item = dict[str, Any]
 class Told:
     """Everything that a narrator tells."""
 
-    def __init__(self, next_index: int = 0) -> None:
+    def __init__(self) -> None:
         self.events: list[LoopEvent] = []
-        self.narrator = Narrator(self._tell, next_index)
+        self.narrator = Narrator(self._tell)
 
     def _tell(self, kind: LoopEventKind, data: Item) -> None:
         self.events.append(LoopEvent(len(self.events), kind, data))
@@ -140,11 +140,10 @@ def test_a_part_of_another_type_is_told_with_its_item(told):
     assert told.kinds == ["output_item.added", "output_item.done"]
 
 
-def test_items_take_their_places_one_after_the_other():
-    told = Told(next_index=3)
+def test_items_take_their_places_one_after_the_other(told):
     told.narrator.turn([HELLO, SUM])
     told.narrator.outputs([step("a"), step("b")])
-    assert [data["output_index"] for data in told.of("output_item.added")] == [3, 4, 5, 6]
+    assert [data["output_index"] for data in told.of("output_item.added")] == [0, 1, 2, 3]
 
 
 def test_what_was_begun_and_not_ended_is_cut_off(told):
