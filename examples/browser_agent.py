@@ -20,6 +20,7 @@ from reasoning_sdk import Cancellation, ReasoningError, RecordNotFoundError, Res
 
 KEEP_ALIVE = float(os.environ.get("KEEP_ALIVE", "15"))
 MOST = 1000
+PATIENCE = 30  # seconds
 
 PAGE = (Path(__file__).parent / "agent_page.html").read_text()
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -92,4 +93,4 @@ class Run:
     def stop(self) -> None:
         """End it, and wait until it has ended: two must not go on with the same response."""
         self.sink.close()
-        self._thread.join()
+        self._thread.join(PATIENCE)

@@ -27,7 +27,7 @@ def member(path: str, name: Any) -> str:
     return f"{path}.{name}" if plain else f"{path}[{told(name)}]"
 
 
-def said(error: Exception) -> str:
+def said(error: BaseException) -> str:
     """An error as a model gets to see it."""
     try:
         text = f"{type(error).__name__}: {error}"

@@ -13,6 +13,7 @@ import attrs
 from reasoning_sdk._core.assembly import assemble, output_items
 from reasoning_sdk._core.narrator import Narrator
 from reasoning_sdk._core.turn import item_id, turn_of
+from reasoning_sdk._core.wording import said
 from reasoning_sdk._io.model import ModelCaller
 from reasoning_sdk._io.workers import Workers
 from reasoning_sdk.arguments import has_methods
@@ -84,7 +85,7 @@ def tools_of(executor: ToolExecutor, ctx: RequestContext) -> dict[str, ToolSchem
     except ReasoningError:
         raise
     except Exception as exc:  # of the executor's own code
-        message = f"the tools cannot be listed: {type(exc).__name__}: {exc}"
+        message = f"the tools cannot be listed: {said(exc)}"
         raise failure_of({"type": "tool_error", "message": message}) from exc
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from reasoning_sdk._core.wording import printable, said
 from reasoning_sdk.errors import (
     APIStatusError,
     EmptyActionError,
@@ -38,8 +39,8 @@ _TYPES: dict[type[BaseException], str] = {
 def failure_of(payload: Any) -> LoopFailedError:
     """The error of a loop whose store has decided to fail."""
     details = payload if isinstance(payload, Mapping) else {"message": payload}
-    said = [str(details[key]) for key in ("code", "message") if details.get(key)]
-    return LoopFailedError(": ".join(["response failed", *said]), payload=payload)
+    told = [str(details[key]) for key in ("code", "message") if details.get(key)]
+    return LoopFailedError(": ".join(["response failed", *told]), payload=payload)
 
 
 def error_of(exc: BaseException, kind: str = "") -> dict[str, Any]:
@@ -54,16 +55,9 @@ def error_of(exc: BaseException, kind: str = "") -> dict[str, Any]:
     own = next((name for cls, name in _TYPES.items() if isinstance(exc, cls)), kind)
     if isinstance(exc, ReasoningError) and not isinstance(exc, (ToolError, LoopError)):
         return {"type": own or "store_error", **_details(exc)}
-    name = "" if isinstance(exc, ReasoningError) else f"{type(exc).__name__}: "
-    return {"type": own or ("internal_error" if name else "failed"), "message": name + _said(exc)}
-
-
-def _said(exc: BaseException) -> str:
-    """What an error says, as text that can be written; a tool may raise what says nothing."""
-    try:
-        return str(exc).encode("utf-8", "backslashreplace").decode()
-    except Exception:  # of its own __str__
-        return ""
+    if isinstance(exc, ReasoningError):
+        return {"type": own or "failed", "message": printable(str(exc))}
+    return {"type": own or "internal_error", "message": said(exc)}
 
 
 def _details(exc: ReasoningError) -> dict[str, Any]:
